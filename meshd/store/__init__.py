@@ -1,0 +1,1 @@
+"""The store: one SQLite file, one connection, one thread. Blocking inside, events outside."""

@@ -1,0 +1,362 @@
+"""What can be asked of the store: writes (ops, applied in one transaction) and reads.
+
+All times are *mesh-local milliseconds* (``*_ms``): a clock that counts while the device is up or
+asleep, goes on where it stopped after a reboot, and is never compared with another device's.
+Row numbers are given out by the node, so that it can speak of a row before it is on disk.
+"""
+
+from typing import TypeAlias
+
+import attrs
+
+from meshd.ids import BundleId, BundleRef, NodeId, Number, Priority
+
+
+@attrs.frozen(kw_only=True)
+class SpoolRow:
+    """One bundle that waits here: our own, or somebody else's in our custody.
+
+    Args:
+        row: its number in the spool; within a priority, rows leave in this order.
+        head: encoded immutable head; None while no card of the destination is known (then ``body``
+            is the plaintext, ours).
+        body: sealed content.
+        service: for our own bundles, else None. messages: how many (1 when not ours).
+        from_peer: the neighbour that handed it over, None for our own.
+        principal: who sent it, for our own.
+        size_bytes: what it counts against the quota.
+    """
+
+    row: int
+    ref: BundleRef
+    bundle: BundleId | None
+    source: NodeId
+    destination: NodeId
+    priority: Priority
+    number: Number
+    head: bytes | None
+    body: bytes
+    service: str | None
+    messages: int
+    from_peer: NodeId | None
+    principal: str | None
+    hop_limit: int
+    copies: int
+    lifetime_ms: int
+    accepted_ms: int
+    expires_ms: int
+    size_bytes: int
+
+
+@attrs.frozen
+class PutSpool:
+    """Add a bundle."""
+
+    row: SpoolRow
+
+
+@attrs.frozen
+class SealSpool:
+    """A waiting unsealed bundle was sealed: replace head, body and id."""
+
+    row: int
+    bundle: BundleId
+    head: bytes
+    body: bytes
+
+
+@attrs.frozen
+class FinishSpool:
+    """The bundle no longer waits: its body is dropped and the rest kept for ``trace`` until ``keep_until_ms``.
+
+    ``state`` is ``delivered``, ``consumed``, ``expired`` or ``refused``.
+    """
+
+    rows: tuple[int, ...]
+    state: str
+    reason: str | None
+    keep_until_ms: int
+
+
+@attrs.frozen
+class DeleteSpool:
+    """Forget bundles: custody has passed on, or their trace is old."""
+
+    rows: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class InboxRow:
+    """One bundle that arrived for a service here.
+
+    Args:
+        first_offset: of its first message; None while it is held for an earlier bundle.
+        prev: the number it waits for, kept while held.
+        missing: encoded note about mail that will not come, right before this bundle, or None.
+        messages: encoded CBOR list of ``count`` messages.
+    """
+
+    row: int
+    service: str
+    priority: Priority
+    first_offset: int | None
+    count: int
+    ref: BundleRef
+    source: NodeId
+    number: Number
+    prev: Number | None
+    late: bool
+    missing: bytes | None
+    age_ms: int
+    arrived_ms: int
+    expires_ms: int
+    messages: bytes
+
+
+@attrs.frozen
+class PutInbox:
+    """Add a bundle, released (with an offset) or held."""
+
+    row: InboxRow
+
+
+@attrs.frozen
+class ReleaseInbox:
+    """A held bundle got its turn."""
+
+    row: int
+    first_offset: int
+    missing: bytes | None
+    late: bool
+
+
+@attrs.frozen
+class DeleteInbox:
+    """Consumed by everybody who should, expired, or dropped."""
+
+    rows: tuple[int, ...]
+
+
+@attrs.frozen
+class PutFact:
+    """Set one small piece of state: ``value`` under (``kind``, ``key``)."""
+
+    kind: str
+    key: bytes
+    value: bytes
+
+
+@attrs.frozen
+class DeleteFact:
+    """Remove one piece of state."""
+
+    kind: str
+    key: bytes
+
+
+@attrs.frozen
+class PutKey:
+    """Remember the answer given to an idempotency key of one principal."""
+
+    principal: str
+    key: str
+    answer: bytes
+    expires_ms: int
+
+
+@attrs.frozen
+class JournalEntry:
+    """One event in the life of a bundle. ``event`` and ``reason`` are codes, ``detail`` is for people."""
+
+    ref: BundleRef
+    at_ms: int
+    event: str
+    reason: str | None = None
+    detail: str | None = None
+
+
+@attrs.frozen
+class AddJournal:
+    """Append events."""
+
+    entries: tuple[JournalEntry, ...]
+
+
+@attrs.frozen
+class Purge:
+    """Delete finished spool rows, journal entries and idempotency keys that are older than they need be."""
+
+    now_ms: int
+    journal_before_ms: int
+    journal_rows_max: int
+
+
+Op: TypeAlias = (
+    PutSpool
+    | SealSpool
+    | FinishSpool
+    | DeleteSpool
+    | PutInbox
+    | ReleaseInbox
+    | DeleteInbox
+    | PutFact
+    | DeleteFact
+    | PutKey
+    | AddJournal
+    | Purge
+)
+
+
+@attrs.frozen
+class ReadSpool:
+    """Waiting rows of one destination and priority with ``row > after``, in order.
+
+    Answer: ``list[SpoolRow]``, at most ``max_rows``, and stopping after ``max_bytes`` of bodies.
+    """
+
+    destination: NodeId
+    priority: Priority
+    after: int
+    max_rows: int
+    max_bytes: int
+
+
+@attrs.frozen
+class ReadExpired:
+    """Answer: ``tuple[list[ExpiredRow], next_expiry_ms | None]``: waiting spool rows whose time is over."""
+
+    now_ms: int
+    max_rows: int
+
+
+@attrs.frozen
+class ReadInbox:
+    """Released rows of one service and priority with ``first_offset + count > offset``, in order.
+
+    Answer: ``list[InboxRow]``, limits as in ReadSpool.
+    """
+
+    service: str
+    priority: Priority
+    offset: int
+    max_rows: int
+    max_bytes: int
+
+
+@attrs.frozen
+class ReadExpiredInbox:
+    """Answer: ``tuple[list[InboxRow], next_expiry_ms | None]``: inbox rows (without messages) whose time is over."""
+
+    now_ms: int
+    max_rows: int
+
+
+@attrs.frozen
+class ReadTrace:
+    """Answer: ``TraceRecord | None`` for a bundle of ours or one that passed."""
+
+    ref: BundleRef
+
+
+@attrs.frozen
+class ReadKey:
+    """Answer: the remembered ``bytes`` answer, or None."""
+
+    principal: str
+    key: str
+
+
+Read: TypeAlias = ReadSpool | ReadExpired | ReadInbox | ReadExpiredInbox | ReadTrace | ReadKey
+
+
+@attrs.frozen(kw_only=True)
+class ExpiredRow:
+    """A waiting spool row that outlived its lifetime; what accounting needs, no body."""
+
+    row: int
+    ref: BundleRef
+    source: NodeId
+    destination: NodeId
+    priority: Priority
+    number: Number
+    messages: int
+    size_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class TraceRecord:
+    """What the store knows of one bundle.
+
+    ``state``: ``pending``, ``delivered``, ``consumed``, ``expired``, ``refused``; None when only the
+    journal knows it.
+    """
+
+    state: str | None
+    reason: str | None
+    destination: NodeId | None
+    messages: int
+    journal: tuple[JournalEntry, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Backlog:
+    """What waits for one destination at one priority."""
+
+    destination: NodeId
+    priority: Priority
+    rows: int
+    messages: int
+    bytes: int
+    oldest_accepted_ms: int
+    own: bool
+
+
+@attrs.frozen(kw_only=True)
+class Mailbox:
+    """What a service's inbox holds at one priority: released rows only."""
+
+    service: str
+    priority: Priority
+    first_offset: int
+    messages: int
+    bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class Snapshot:
+    """Everything the node needs to start; bounded by devices and services, not by messages.
+
+    Args:
+        clock_ms: the mesh-local clock as of the last commit.
+        facts: kind -> key -> value.
+        held: inbox rows without an offset, with empty ``messages``.
+        inbox_usage: source -> bytes held in the inbox.
+    """
+
+    clock_ms: int
+    facts: dict[str, dict[bytes, bytes]]
+    next_spool_row: int
+    next_inbox_row: int
+    backlogs: tuple[Backlog, ...]
+    mailboxes: tuple[Mailbox, ...]
+    held: tuple[InboxRow, ...]
+    inbox_usage: dict[NodeId, int]
+
+
+@attrs.frozen
+class Committed:
+    """Event: the ops of these tickets are on disk; or, with ``error``, none of this ticket's ops are."""
+
+    tickets: tuple[int, ...]
+    error: str | None = None
+    """None, ``E_FULL`` (quota of the disk) or ``E_DATABASE``."""
+    reason: str | None = None
+
+
+@attrs.frozen
+class Loaded:
+    """Event: the answer to a read; ``error`` as in Committed."""
+
+    ticket: int
+    answer: object
+    error: str | None = None
