@@ -1,0 +1,228 @@
+"""The bundles that wait for one destination at one priority: a window in memory over a queue on disk.
+
+Rows leave in row order. Only a bounded window is in memory; the rest stays on disk and is loaded
+when there is a path. Every disturbance (link lost, receipt overdue, hop busy) has one answer:
+``rewind``, which forgets the window and starts again from the disk. What the destination already
+has is known from its receipt and skipped.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+import attrs
+
+from meshd.delivery.receipts import FIRST_CREDIT_BYTES, Receipt
+from meshd.ids import BundleId, BundleRef, NodeId, Number, Priority
+
+WINDOW_ROWS = 1024
+WINDOW_BYTES = 8 * 1024 * 1024
+RETRY_MIN_S = 5.0
+RETRY_MAX_S = 3600.0
+_SRTT_GAIN = 0.125
+
+
+@attrs.define(eq=False, kw_only=True)
+class Waiting:
+    """A bundle in the window. Times are mesh-local milliseconds."""
+
+    row: int
+    ref: BundleRef
+    bundle: BundleId
+    number: Number
+    head: bytes
+    body: bytes
+    messages: int
+    size_bytes: int
+    hop_limit: int
+    copies: int
+    accepted_ms: int
+    expires_ms: int
+    sent_at: float = 0.0
+
+
+class SpoolQueue:
+    """One destination, one priority. The node owns it; nothing here does I/O.
+
+    ``rows``, ``messages`` and ``size_bytes`` count everything that waits, in memory or not.
+    """
+
+    def __init__(self, destination: NodeId, priority: Priority) -> None:
+        self.destination = destination
+        self.priority = priority
+        self.rows = 0
+        self.messages = 0
+        self.size_bytes = 0
+        self.oldest_ms: int | None = None
+        self.ready: deque[Waiting] = deque()
+        self.in_flight: dict[int, Waiting] = {}
+        self.in_flight_bytes = 0
+        self.receipt: Receipt | None = None
+        self.paused_until = 0.0
+        self.pause_reason: str | None = None
+        self.generation = 0
+        self.loading = False
+        self.on_disk = False
+        self._loaded_to = 0
+        self._grew_while_loading = False
+        self._window_bytes = 0
+        self._attempts = 0
+        self._srtt: float | None = None
+
+    @property
+    def loaded_to(self) -> int:
+        """Every waiting row up to this one is in memory."""
+        return self._loaded_to
+
+    @property
+    def credit_bytes(self) -> int:
+        """How much may be under way."""
+        return FIRST_CREDIT_BYTES if self.receipt is None else self.receipt.credit_bytes
+
+    def count(self, rows: int, messages: int, size_bytes: int, accepted_ms: int) -> None:
+        """Account for rows that are on disk already (at start)."""
+        self.rows += rows
+        self.messages += messages
+        self.size_bytes += size_bytes
+        self.oldest_ms = accepted_ms if self.oldest_ms is None else min(self.oldest_ms, accepted_ms)
+        self.on_disk = True
+
+    def put(self, waiting: Waiting, *, keep: bool) -> bool:
+        """Add a new last row; keep it in the window when ``keep`` and there is room. Returns whether it was kept."""
+        self.rows += 1
+        self.messages += waiting.messages
+        self.size_bytes += waiting.size_bytes
+        if self.oldest_ms is None:
+            self.oldest_ms = waiting.accepted_ms
+        if not keep or self.on_disk or self._is_window_full():
+            self.put_on_disk()
+            return False
+        self._append(waiting)
+        return True
+
+    def put_on_disk(self) -> None:
+        """A row was added that is not in the window."""
+        self.on_disk = True
+        self._grew_while_loading = self.loading
+
+    def _is_window_full(self) -> bool:
+        return len(self.ready) + len(self.in_flight) >= WINDOW_ROWS or self._window_bytes >= WINDOW_BYTES
+
+    def _append(self, waiting: Waiting) -> None:
+        self.ready.append(waiting)
+        self._window_bytes += waiting.size_bytes
+        self._loaded_to = waiting.row
+
+    def wants_load(self) -> bool:
+        """Whether rows should be read from disk now, given that there is a path."""
+        return self.on_disk and not self.loading and not self.ready and not self._is_window_full()
+
+    def start_load(self) -> int:
+        """A read after ``loaded_to`` is under way; returns the generation it belongs to."""
+        self.loading = True
+        self._grew_while_loading = False
+        return self.generation
+
+    def loaded(self, generation: int, rows: Iterable[Waiting], *, complete: bool) -> None:
+        """The answer to a read. ``complete`` when the disk had no more at that moment."""
+        if generation != self.generation:
+            return
+        self.loading = False
+        for waiting in rows:
+            if waiting.row > self._loaded_to:
+                self._append(waiting)
+        self.on_disk = not complete or self._grew_while_loading
+
+    def may_send(self, now: float) -> bool:
+        """Whether the first ready row may leave: not paused, and within the destination's credit."""
+        return bool(self.ready) and self.paused_until <= now and self.in_flight_bytes < self.credit_bytes
+
+    def send_next(self, now: float) -> Waiting:
+        """Take the first ready row; it is in flight until it finishes or the queue rewinds."""
+        waiting = self.ready.popleft()
+        waiting.sent_at = now
+        self.in_flight[waiting.row] = waiting
+        self.in_flight_bytes += waiting.size_bytes
+        return waiting
+
+    def arrived(self, receipt: Receipt, now: float) -> list[Waiting]:
+        """Take a newer receipt; return (and drop) the rows of the window that it covers."""
+        if self.receipt is not None and receipt.order <= self.receipt.order:
+            return []
+        self.receipt = receipt
+        done = [waiting for waiting in self.in_flight.values() if receipt.has_arrived(waiting.number)]
+        if done:
+            self._attempts = 0
+            sample = now - done[-1].sent_at
+            self._srtt = sample if self._srtt is None else self._srtt + _SRTT_GAIN * (sample - self._srtt)
+        done += [waiting for waiting in self.ready if receipt.has_arrived(waiting.number)]
+        for waiting in done:
+            self.finish(waiting)
+        return done
+
+    def finish(self, waiting: Waiting) -> None:
+        """``waiting`` waits no longer."""
+        if self.in_flight.pop(waiting.row, None) is not None:
+            self.in_flight_bytes -= waiting.size_bytes
+        elif waiting in self.ready:
+            self.ready.remove(waiting)
+        self._window_bytes -= waiting.size_bytes
+        self.discount(waiting.messages, waiting.size_bytes)
+
+    def finish_row(self, row: int, messages: int, size_bytes: int) -> None:
+        """The row with this number waits no longer, wherever it is (expiry)."""
+        waiting = self.in_flight.get(row) or next((item for item in self.ready if item.row == row), None)
+        if waiting is not None:
+            self.finish(waiting)
+        else:
+            self.discount(messages, size_bytes)
+
+    def discount(self, messages: int, size_bytes: int) -> None:
+        """Account for one row that is gone."""
+        self.rows -= 1
+        self.messages -= messages
+        self.size_bytes -= size_bytes
+        if self.rows == 0:
+            self.oldest_ms = None
+        elif self.in_flight or self.ready:
+            self.oldest_ms = self._first().accepted_ms
+
+    def _first(self) -> Waiting:
+        return next(iter(self.in_flight.values())) if self.in_flight else self.ready[0]
+
+    def floor(self) -> Number | None:
+        """The lowest number that still waits, when it is in memory; everything below is finished."""
+        if not self.in_flight and not self.ready:
+            return None
+        return min(waiting.number for waiting in (*self.in_flight.values(), *list(self.ready)[:1]))
+
+    def rewind(self) -> None:
+        """Forget the window: all that waits is read from disk again, in order."""
+        self.generation += 1
+        self.loading = False
+        self.ready.clear()
+        self.in_flight.clear()
+        self.in_flight_bytes = 0
+        self._window_bytes = 0
+        self._loaded_to = 0
+        self.on_disk = self.rows > 0
+
+    def retry_at(self) -> float | None:
+        """When the oldest row in flight, or a row held back by credit, is due again (monotonic seconds)."""
+        if self.in_flight:
+            started = next(iter(self.in_flight.values())).sent_at
+        elif self.ready and self.paused_until:
+            return self.paused_until
+        else:
+            return None
+        wait = RETRY_MIN_S if self._srtt is None else min(max(4 * self._srtt, RETRY_MIN_S), RETRY_MAX_S)
+        return started + min(float(wait * 2**self._attempts), RETRY_MAX_S)
+
+    def retry(self) -> None:
+        """The receipt is overdue: send everything again, and wait twice as long for it."""
+        self._attempts = min(self._attempts + 1, 10)
+        self.rewind()
+
+    def pause(self, until: float, reason: str) -> None:
+        """Send nothing before ``until``."""
+        self.paused_until = until
+        self.pause_reason = reason
