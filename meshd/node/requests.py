@@ -93,9 +93,10 @@ class Subscribe(Request):
     """Read a service as a durable named consumer, with an exclusive lease while the client is there.
 
     Streams Items: lists of batches ``[priority, first_offset, count, ref, source, source_name, age_ms,
-    redelivered, late, missing, messages]`` where ``messages`` is an encoded CBOR list
+    redelivered, late, missing, messages, first_index]`` where ``messages`` is an encoded CBOR list
     (``wire.bundle.decode_messages``), offsets of a batch are consecutive, ``ref`` and ``source`` are
-    bytes, and ``missing`` is null or ``{"bundles": n or null, "reason": text}``: mail of the same
+    bytes, ``first_index`` is the first message's index in its bundle (for message ids; not 0 when a
+    batch is delivered again in part), and ``missing`` is null or ``{"bundles": n or null, "reason": text}``: mail of the same
     source that will not come, right before this batch.
 
     Args:
