@@ -1,0 +1,1 @@
+"""The local API: how apps on this device talk to the daemon (``docs/protocol-api.md``)."""

@@ -1,0 +1,349 @@
+"""The local protocol: frames, the hello, requests, replies, and the arguments of every operation.
+
+Pure, and shared by the daemon and its clients; specified in ``docs/protocol-api.md``. A frame is a
+length (4 bytes, big-endian) and one CBOR item. A value that came from the other side is checked
+here and nowhere else. Bytes that break the framing raise ShapeError: that connection is over.
+A well-formed request with wrong arguments raises MeshdError: that request alone fails.
+"""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import attrs
+
+from meshd.errors import MeshdError
+from meshd.ids import Priority, is_device_name, is_service_name, parse_message_id, parse_node_id
+from meshd.wire import codec
+from meshd.wire.codec import Shape, ShapeError, array, boolean, converted, mapping, matching, optional, text, uint
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 2 * 1024 * 1024
+MAX_IN_FLIGHT = 1024
+"""Requests of one client without a final answer, beside its subscriptions."""
+
+MAX_SUBSCRIPTIONS = 64
+MAX_SEND_MESSAGES = 256
+MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_HEADERS_BYTES = 2048
+"""Headers and reply-to of one message, all names and values as UTF-8."""
+
+MAX_CREDIT = 1_000_000
+MAX_ACK_RANGES = 1024
+"""Per priority, in one acknowledgement."""
+
+MAX_LIFETIME_MS = 366 * 24 * 3600 * 1000
+
+RESULT, ERROR, ITEM = 0, 1, 2
+"""What a reply carries: the answer, the error instead of it, or one element of a stream."""
+
+CONNECTION = 0
+"""The request id of an error that ends the connection."""
+
+UNANSWERED = frozenset(("cancel", "credit"))
+"""Operations that get no answer, unless they are malformed."""
+
+_MAGIC = "meshd-api"
+_LENGTH_BYTES = 4
+_MAX_ID = 2**53
+
+Reply: TypeAlias = tuple[int, int, Any]
+"""(request id, RESULT | ERROR | ITEM, value)."""
+
+
+def frame(value: Any) -> bytes:
+    """One frame holding plain data."""
+    data = codec.encode(value)
+    return len(data).to_bytes(_LENGTH_BYTES, "big") + data
+
+
+class FrameSplitter:
+    """Cuts a byte stream into the CBOR items of its frames. Holds at most one frame and one read."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._held_bytes = 0
+        self._wanted_bytes = _LENGTH_BYTES
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what has become whole with ``data``; to be exhausted before the next call.
+
+        Raises ShapeError at a frame over the limit, after yielding what came before it.
+        """
+        self._chunks.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes < self._wanted_bytes:  # a large frame is joined once, when it is whole
+            return
+        if len(self._chunks) > 1:
+            data = b"".join(self._chunks)
+        position, size = 0, len(data)
+        while True:
+            body = position + _LENGTH_BYTES
+            if body > size:
+                self._wanted_bytes = _LENGTH_BYTES
+                break
+            end = body + int.from_bytes(data[position:body], "big")
+            if end - body > MAX_FRAME_BYTES:
+                raise ShapeError(f"a frame of {end - body} bytes, the limit is {MAX_FRAME_BYTES}")
+            if end > size:
+                self._wanted_bytes = end - position
+                break
+            yield data[body:end]
+            position = end
+        rest = data[position:]
+        self._chunks = [rest] if rest else []
+        self._held_bytes = len(rest)
+
+
+@attrs.frozen
+class Hello:
+    """The first frame of either side."""
+
+    protocol: int
+    program: str
+
+
+def encode_hello(program: str) -> bytes:
+    """The framed hello of a program of this version."""
+    return frame([_MAGIC, PROTOCOL_VERSION, program])
+
+
+def decode_hello(data: bytes) -> Hello:
+    """Read the first frame. Raises ShapeError: the other side speaks something else."""
+    value = codec.decode(data)
+    # Later versions may append to the hello, so that they can still be told apart by name.
+    if type(value) is not list or len(value) < 3 or value[0] != _MAGIC:
+        raise ShapeError("the first frame is no hello")
+    return Hello(uint(2**16)(value[1]), text(64)(value[2]))
+
+
+def require_same_version(*, daemon: Hello, client: Hello) -> None:
+    """Raises MeshdError(E_UNSUPPORTED), naming both programs, when the two can't talk."""
+    if daemon.protocol != client.protocol:
+        raise MeshdError(
+            "E_UNSUPPORTED",
+            f"meshd {daemon.program} speaks version {daemon.protocol} of the local protocol, "
+            f"this client ({client.program}) version {client.protocol}.",
+        )
+
+
+def encode_request(request_id: int, op: str, arguments: dict[str, Any]) -> bytes:
+    """A framed request. Raises MeshdError(E_TOO_LARGE) when it is over the frame limit."""
+    data = frame([request_id, op, arguments])
+    if len(data) > MAX_FRAME_BYTES + _LENGTH_BYTES:
+        raise MeshdError("E_TOO_LARGE", f"A request of {len(data)} bytes; the limit is {MAX_FRAME_BYTES}.")
+    return data
+
+
+def decode_request(data: bytes) -> tuple[int, str, dict[str, Any]]:
+    """The request's id, operation and unchecked arguments. Raises ShapeError."""
+    value = codec.decode(data)
+    if type(value) is not list or len(value) != 3:
+        raise ShapeError("a request is a list of id, operation, arguments")
+    request_id, op, arguments = value
+    if type(request_id) is not int or not 0 < request_id <= _MAX_ID:
+        raise ShapeError("a request's id is a positive integer")
+    if type(op) is not str or len(op) > 32 or type(arguments) is not dict:
+        raise ShapeError("a request's operation is text, and its arguments are a map")
+    return request_id, op, arguments
+
+
+def encode_reply(request_id: int, kind: int, value: Any) -> bytes:
+    """A framed reply; it is the caller's to keep it below the limit."""
+    return frame([request_id, kind, value])
+
+
+def encode_error(request_id: int, error: MeshdError) -> bytes:
+    """A framed error reply."""
+    return frame([request_id, ERROR, {"code": error.code, "message": error.message, "hint": error.hint}])
+
+
+def decode_reply(data: bytes) -> Reply:
+    """A reply; the value of an ERROR is a MeshdError. Raises ShapeError."""
+    value = codec.decode(data)
+    if type(value) is not list or len(value) != 3:
+        raise ShapeError("a reply is a list of three")
+    request_id, kind, item = value
+    if type(request_id) is not int or type(kind) is not int or not RESULT <= kind <= ITEM:
+        raise ShapeError("a reply begins with its request's id and its kind")
+    if kind == ERROR:
+        fields = mapping(16, text(64), text(65_536))(item)
+        if "code" not in fields or "message" not in fields:
+            raise ShapeError("an error has a code and a message")
+        # The code may be newer than our catalogue: its advice comes along.
+        item = MeshdError(fields["code"], fields["message"], fields.get("hint", ""))
+    return request_id, kind, item
+
+
+# --- arguments ------------------------------------------------------------------------------
+
+
+def _arguments(required: dict[str, Shape], defaulted: dict[str, tuple[Shape, Any]] | None = None) -> Shape:
+    """A map with the required arguments, and any of the others; the result has them all."""
+    shapes = dict(required)
+    defaults = {}
+    for name, (shape, default) in (defaulted or {}).items():
+        shapes[name] = shape
+        defaults[name] = default
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        checked = defaults.copy()
+        for name, item in value.items():
+            shape = shapes.get(name)
+            if shape is None:
+                raise ShapeError(f"unknown argument {name!r:.40}")
+            try:
+                checked[name] = shape(item)
+            except ShapeError as error:
+                raise ShapeError(f"argument {name!r}: {error}") from error
+        for name in required:
+            if name not in value:
+                raise ShapeError(f"argument {name!r} is missing")
+        return checked
+
+    return check
+
+
+def _is_device(name: str) -> bool:
+    try:
+        return is_device_name(name) or bool(parse_node_id(name))
+    except ValueError:
+        return False
+
+
+def _message_id(value: str) -> str:
+    parse_message_id(value)
+    return value
+
+
+_headers = mapping(32, text(64), text(MAX_HEADERS_BYTES))
+_device = matching(text(63), _is_device, "a device's name, id or start of an id")
+_service = matching(text(64), is_service_name, "a service name: letters, digits, '.', '_', '-', at most 64")
+_reply_to = optional(_service)
+
+
+def _payload(value: Any) -> bytes:
+    if type(value) is not bytes:
+        raise ShapeError("expected the payload as bytes")
+    if len(value) > MAX_PAYLOAD_BYTES:
+        raise MeshdError("E_TOO_LARGE", f"A body of {len(value)} bytes; the limit is {MAX_PAYLOAD_BYTES} (1 MiB).")
+    return value
+
+
+def _message(value: Any) -> bytes | tuple[bytes, dict[str, str], str | None]:
+    if type(value) is not list:
+        return _payload(value)
+    if len(value) != 3:
+        raise ShapeError("a message is its payload, or a list of payload, headers, reply-to")
+    payload, headers, reply_to = _payload(value[0]), _headers(value[1]), _reply_to(value[2])
+    size = sum([len(k.encode()) + len(v.encode()) for k, v in headers.items()]) + len(reply_to or "")
+    if size > MAX_HEADERS_BYTES:
+        raise MeshdError("E_TOO_LARGE", f"Headers of {size} bytes; the limit is {MAX_HEADERS_BYTES}.")
+    return payload, headers, reply_to
+
+
+def _priority(value: Any) -> Priority:
+    if type(value) is str and value.upper() in Priority.__members__:
+        return Priority[value.upper()]
+    if type(value) is int and 0 <= value <= 3:
+        return Priority(value)
+    raise ShapeError("expected critical, high, normal or bulk")
+
+
+def _one_of(*names: str) -> Shape:
+    return matching(text(32), lambda value: value in names, f"one of: {', '.join(names)}")
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 < value <= 3600:
+        raise ShapeError("expected seconds, above 0 and at most 3600")
+    return float(value)
+
+
+def _watermarks(value: Any) -> dict[int, int]:
+    return dict(array(_pair, 4)(value))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if type(value) is not list or len(value) != 2:
+        raise ShapeError("expected lists of priority and offset")
+    return uint(3)(value[0]), uint()(value[1])
+
+
+def _spans(value: Any) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Lists of priority, first, last; sorted out by priority."""
+    spans: dict[int, list[tuple[int, int]]] = {}
+    if type(value) is not list or len(value) > 4 * MAX_ACK_RANGES:
+        raise ShapeError("expected a list of spans")
+    offset = uint()
+    for item in value:
+        if type(item) is not list or len(item) != 3:
+            raise ShapeError("a span is a list of priority, first, last")
+        first, last = offset(item[1]), offset(item[2])
+        if first > last:
+            raise ShapeError("a span begins after its end")
+        spans.setdefault(uint(3)(item[0]), []).append((first, last))
+    if any(len(of_one) > MAX_ACK_RANGES for of_one in spans.values()):
+        raise ShapeError(f"at most {MAX_ACK_RANGES} spans per priority")
+    return {priority: tuple(of_one) for priority, of_one in spans.items()}
+
+
+_wait = _one_of("accepted", "sent", "delivered", "consumed")
+_role = _one_of("member", "admin", "relay")
+_name = matching(text(63), is_device_name, "a device name: letters, digits, '.', '_', '-', at most 63")
+_mesh_name = matching(text(63), lambda name: bool(name.strip()) and name.isprintable(), "a name")
+_id = converted(text(32), _message_id)
+_subscription = uint(_MAX_ID, 1)
+_nothing = _arguments({})
+
+OPERATIONS: dict[str, Shape] = {
+    "send": _arguments(
+        {"destination": _device, "messages": matching(array(_message, MAX_SEND_MESSAGES), bool, "a message")},
+        {
+            "service": (_service, "default"),
+            "priority": (_priority, Priority.NORMAL),
+            "lifetime_ms": (optional(uint(MAX_LIFETIME_MS, 1)), None),
+            "ephemeral": (boolean, False),
+            "wait": (_wait, "accepted"),
+            "key": (optional(matching(text(64), bool, "a key of 1 to 64 characters")), None),
+        },
+    ),
+    "await": _arguments({"id": _id}, {"state": (_wait, "delivered")}),
+    "subscribe": _arguments(
+        {}, {"service": (_service, "default"), "consumer": (_service, "default"), "credit": (uint(MAX_CREDIT), 0)}
+    ),
+    "credit": _arguments({"subscription": _subscription, "messages": uint(MAX_CREDIT, 1)}),
+    "ack": _arguments(
+        {"subscription": _subscription},
+        {"up_to": (_watermarks, {}), "ranges": (_spans, {}), "nack": (_spans, {})},
+    ),
+    "cancel": _arguments({"target": _subscription}),
+    "init": _arguments({"name": _mesh_name}),
+    "invite": _arguments({}, {"expires_s": (uint(7 * 24 * 3600, 1), 600), "role": (_role, "member")}),
+    "join": _arguments({"code": text(4096)}, {"name": (optional(_name), None)}),
+    "remove": _arguments({"device": _device}),
+    "ping": _arguments({"destination": _device}, {"count": (uint(10_000, 1), 1), "timeout_s": (_seconds, 5.0)}),
+    "trace": _arguments({"id": _id}),
+    "status": _nothing,
+    "peers": _nothing,
+    "members": _nothing,
+    "queue": _nothing,
+    "routes": _nothing,
+    "version": _nothing,
+}
+"""Every operation, and the shape of its arguments."""
+
+
+def check_arguments(op: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The checked arguments, those left out filled in.
+
+    Raises MeshdError: ``E_UNSUPPORTED`` for an unknown operation, ``E_TOO_LARGE`` for a body over
+    the limit, ``E_USAGE`` naming the argument that is wrong. The client's fault, always.
+    """
+    shape = OPERATIONS.get(op)
+    if shape is None:
+        raise MeshdError("E_UNSUPPORTED", f"This daemon knows no operation {op!r:.40}.")
+    try:
+        checked: dict[str, Any] = shape(arguments)
+    except ShapeError as error:
+        raise MeshdError("E_USAGE", f"{op}: {error}.") from error
+    return checked

@@ -1,0 +1,63 @@
+"""The client's half of the protocol without any I/O: bytes in, replies out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from meshd import __version__
+from meshd.api import protocol
+from meshd.errors import MeshdError
+from meshd.wire.codec import ShapeError
+
+GREETING = protocol.encode_hello(__version__)
+"""What a client sends first."""
+
+_OURS = protocol.Hello(protocol.PROTOCOL_VERSION, __version__)
+
+
+class Session:
+    """One connection's state: the hello that is due, half a frame, the last request id."""
+
+    def __init__(self) -> None:
+        self._splitter = protocol.FrameSplitter()
+        self._last_id = 0
+        self.daemon: protocol.Hello | None = None
+
+    def request(self, op: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
+        """A new request's id and bytes. Raises MeshdError(E_TOO_LARGE)."""
+        self._last_id += 1
+        return self._last_id, protocol.encode_request(self._last_id, op, arguments)
+
+    def receive(self, data: bytes) -> Iterator[protocol.Reply]:
+        """Yield the replies that ``data`` completes.
+
+        Raises MeshdError when the connection is of no use any more: ``E_UNSUPPORTED`` when the other
+        side is another version or no meshd, else what the daemon gave as its reason.
+        """
+        try:
+            for item in self._splitter.feed(data):
+                if self.daemon is None:
+                    self.daemon = protocol.decode_hello(item)
+                    protocol.require_same_version(daemon=self.daemon, client=_OURS)
+                    continue
+                reply = protocol.decode_reply(item)
+                if reply[0] == protocol.CONNECTION:
+                    raise reply[2] if reply[1] == protocol.ERROR else ShapeError("an answer to nothing")
+                yield reply
+        except ShapeError as error:
+            raise MeshdError(
+                "E_UNSUPPORTED", f"What answers on this socket does not speak meshd's protocol: {error}."
+            ) from error
+
+
+def lost(what: str = "the answer") -> MeshdError:
+    """The error for a request whose connection ended before its answer came."""
+    return MeshdError("E_NO_DAEMON", f"The connection to meshd was lost before {what} came.")
+
+
+def outcome_unknown() -> MeshdError:
+    """The error for a send whose connection ended before its answer came."""
+    return MeshdError(
+        "E_NO_DAEMON",
+        "The connection to meshd was lost before it answered: whether the message was accepted is unknown.",
+        "Send it again with the same key: that is safe. Without a key it may then arrive twice.",
+    )
