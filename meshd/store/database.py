@@ -1,0 +1,247 @@
+"""One SQLite file and the one connection to it. Everything here blocks: it belongs on a thread of its own.
+
+WAL with ``synchronous=FULL``: what :meth:`Database.apply` reports as committed is on the disk.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self, TypeAlias
+
+import apsw
+import attrs
+
+from meshd.errors import MeshdError
+from meshd.store import apply as operations
+from meshd.store.ops import Committed, Op, Read, Snapshot
+from meshd.store.reserve import Reserve
+from meshd.store.schema import SMALL_TABLES, migrate
+
+Batch: TypeAlias = tuple[int, Sequence[Op]]
+"""A ticket and its ops: all of them are committed, or none."""
+
+CHECKED_WHOLE_BYTES = 32 * 1024 * 1024
+"""A file up to this size is checked as a whole at its opening (under a second on an SD card). In a
+larger one the small tables are, and mail when it is read: SQLite notices damaged pages then."""
+
+_CACHE_KIB = 2048
+_CHECKPOINT_PAGES = 1000
+_LOG_KEPT_BYTES = 8 * 1024 * 1024
+_PAGE_BYTES = 4096
+_RELIEF_PAGES = 1024
+"""Pages (4 MiB) by which the file may still grow on a full disk, for what lets mail leave."""
+_NO_PAGE_LIMIT = 0xFFFFFFFE
+
+
+@attrs.frozen
+class _Failure:
+    """Why a transaction was rolled back: a code of the catalogue, and SQLite's words."""
+
+    code: str
+    reason: str
+
+
+_CODES: MappingProxyType[type[apsw.Error], str] = MappingProxyType(
+    {
+        apsw.FullError: "E_FULL",
+        apsw.IOError: "E_DATABASE",
+        apsw.CorruptError: "E_DATABASE",
+        apsw.NotADBError: "E_DATABASE",
+        apsw.CantOpenError: "E_DATABASE",
+        apsw.ReadOnlyError: "E_DATABASE",
+        apsw.NoMemError: "E_DATABASE",
+    }
+)
+"""What SQLite reports -> what the caller is told; anything else is our own defect, E_INTERNAL."""
+
+
+def _failure(error: apsw.Error) -> _Failure:
+    return _Failure(_CODES.get(type(error), "E_INTERNAL"), str(error))
+
+
+class Database:
+    """The open store. One thread at a time may use it; :meth:`open` may run on another than the rest."""
+
+    def __init__(self, connection: apsw.Connection, reserve: Reserve | None) -> None:
+        self._connection = connection
+        self._reserve = reserve
+        self._full_pages = 0
+        """How large the file was when the disk became full; meaningful while the reserve isn't held."""
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create the file, check it, and bring it to the newest format.
+
+        Args:
+            path: the file; its directory exists. The reserve and SQLite's log stand beside it.
+
+        Raises:
+            MeshdError: E_RUNNING (another process has it), E_STATE_DIR (can't be read or written),
+                E_DATABASE (damaged; left as it is), E_NEWER_STATE, E_FULL (no space even to start).
+        """
+        reserve = Reserve(path.with_name(path.name + ".reserve"))
+        try:
+            # SQLite gives its log the mode of the file, so this decides for both.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = apsw.Connection(str(path))
+        except (OSError, apsw.Error) as error:
+            raise MeshdError("E_STATE_DIR", f"{path} can't be opened: {error}") from error
+        try:
+            _prepare(connection, path)
+            _check(connection, path)
+            migrate(connection)
+            database = cls(connection, reserve)
+            database._regain()
+        except BaseException as error:
+            connection.close(True)
+            if isinstance(error, apsw.Error | OSError):
+                raise _opening_error(path, error) from error
+            raise
+        return database
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        """A store that lives as long as this object: for simulations and tests."""
+        connection = apsw.Connection(":memory:")
+        migrate(connection)
+        return cls(connection, None)
+
+    def apply(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+        """Commit all batches in one transaction; when that fails, each in its own, so that only the bad ones fail.
+
+        Args:
+            batches: tickets with their ops, in the order they were asked for.
+            clock_ms: the mesh-local clock, stored with them.
+
+        Returns:
+            One Committed for all tickets that are on disk, and one for each that is not.
+        """
+        if not batches:
+            return []
+        try:
+            self._regain()
+        except OSError as error:
+            return [Committed((ticket,), "E_DATABASE", str(error)) for ticket, _ in batches]
+        failure = self._attempt(batches, clock_ms)
+        if failure is None:
+            return [Committed(tuple(ticket for ticket, _ in batches))]
+        relieved = failure.code == "E_FULL" and self._give_way()
+        if len(batches) == 1 and not relieved:
+            return [Committed((batches[0][0],), failure.code, failure.reason)]
+        return self._apply_each(batches, clock_ms)
+
+    def _apply_each(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+        done: list[int] = []
+        failed: list[Committed] = []
+        for batch in batches:
+            failure = self._attempt([batch], clock_ms)
+            if failure is None:
+                done.append(batch[0])
+            else:
+                failed.append(Committed((batch[0],), failure.code, failure.reason))
+        return ([Committed(tuple(done))] if done else []) + failed
+
+    def _attempt(self, batches: Sequence[Batch], clock_ms: int) -> _Failure | None:
+        """One transaction over all of ``batches``; None when it is on disk."""
+        ops = [op for _, batch in batches for op in batch]
+        connection = self._connection
+        try:
+            self._limit_growth(operations.grows(ops))
+            cursor = connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            operations.apply(cursor, ops, clock_ms)
+            cursor.execute("COMMIT")
+        except apsw.Error as error:
+            # SQLite has rolled back by itself after some errors, not after others.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            return _failure(error)
+        return None
+
+    def read(self, ask: Read) -> object:
+        """Answer a read (ops.py names the types). Raises MeshdError E_DATABASE when the file can't be read."""
+        try:
+            return operations.answer(self._connection, ask)
+        except apsw.Error as error:
+            failure = _failure(error)
+            raise MeshdError(failure.code, f"the store can't be read: {failure.reason}") from error
+
+    def snapshot(self) -> Snapshot:
+        """What the node needs to start. Raises MeshdError E_DATABASE."""
+        try:
+            return operations.take_snapshot(self._connection)
+        except apsw.Error as error:
+            failure = _failure(error)
+            raise MeshdError(failure.code, f"the store can't be read: {failure.reason}") from error
+
+    def close(self) -> None:
+        """Move the log into the file and close. Nothing is lost when it can't be moved: the next start reads it."""
+        self._connection.close()
+
+    # A full disk. While the reserve is held, nothing is limited. When SQLite finds no space, the
+    # reserve goes: from then on mail may only come in as far as the file has free pages, and what
+    # lets mail leave may use the space that the reserve gave back. This ends when the reserve can
+    # be held again.
+
+    def _regain(self) -> None:
+        if self._reserve is not None and not self._reserve.held and self._reserve.hold():
+            self._connection.pragma("max_page_count", _NO_PAGE_LIMIT)
+
+    def _give_way(self) -> bool:
+        if self._reserve is None or not self._reserve.release():
+            return False
+        # The freed space goes to the file before the log can take it, and the log starts anew.
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.FullError:
+            return False  # others took the space at once
+        finally:
+            self._full_pages = int(self._connection.pragma("page_count"))
+        return True
+
+    def _limit_growth(self, growing: bool) -> None:
+        if self._reserve is None or self._reserve.held:
+            return
+        limit = self._full_pages + (0 if growing else _RELIEF_PAGES)
+        self._connection.pragma("max_page_count", limit)
+
+
+def _prepare(connection: apsw.Connection, path: Path) -> None:
+    """Take the file for this process alone, and set what holds for the connection."""
+    connection.set_busy_timeout(0)
+    connection.pragma("locking_mode", "exclusive")
+    connection.pragma("page_size", _PAGE_BYTES)
+    try:
+        connection.pragma("journal_mode", "wal")
+        connection.execute("BEGIN IMMEDIATE; COMMIT")
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise MeshdError("E_RUNNING", f"another process uses {path}") from error
+    connection.pragma("synchronous", "full")
+    connection.pragma("cache_size", -_CACHE_KIB)
+    connection.pragma("cell_size_check", True)
+    connection.pragma("temp_store", "memory")
+    connection.pragma("wal_autocheckpoint", _CHECKPOINT_PAGES)
+    connection.pragma("journal_size_limit", _LOG_KEPT_BYTES)
+
+
+def _check(connection: apsw.Connection, path: Path) -> None:
+    """Raise MeshdError E_DATABASE when the file is damaged, as far as a start has the time to look."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    scopes = [f"({table})" for table in SMALL_TABLES if table in tables]
+    if path.stat().st_size <= CHECKED_WHOLE_BYTES:
+        scopes = ["(10)"]
+    for scope in scopes:
+        found = [text for (text,) in connection.execute(f"PRAGMA quick_check{scope}")]
+        if found != ["ok"]:
+            raise MeshdError("E_DATABASE", f"{path} is damaged: {found[0]}")
+
+
+def _opening_error(path: Path, error: apsw.Error | OSError) -> MeshdError:
+    if isinstance(error, apsw.FullError):
+        return MeshdError("E_FULL", f"there is no space left for {path}")
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return MeshdError("E_DATABASE", f"{path} is damaged: {error}")
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return MeshdError("E_RUNNING", f"another process uses {path}")
+    return MeshdError("E_STATE_DIR", f"{path} can't be used: {error}")
