@@ -164,13 +164,13 @@ def read_batch(value: Any) -> Batch:
         if type(value) is not list or len(value) not in (11, 12):
             raise codec.ShapeError("a batch is a list of eleven, or twelve")
         fields: list[Any] = [shape(item) for shape, item in zip(_SHAPES, value, strict=False)]
-        first_index = _index(value[11]) if len(value) == 12 else 0
+        fields.append(_index(value[11]) if len(value) == 12 else 0)
         if len(fields[10]) != fields[2]:
             raise codec.ShapeError("a batch has as many messages as it says")
     except codec.ShapeError as error:
         raise MeshdError("E_UNSUPPORTED", f"The daemon delivered something else than messages: {error}.") from error
     fields[5] = fields[5] or to_text(fields[4])
-    return Batch(*fields, first_index=first_index)
+    return Batch(*fields)
 
 
 def deliveries(reader: Reader, batch: Batch) -> list[Delivery[Reader]]:

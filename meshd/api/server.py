@@ -1,0 +1,124 @@
+"""Serves the local protocol on a Unix socket: one reader and one writer task per client."""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeAlias
+
+import structlog
+import trio
+
+from meshd.api.connection import MAX_QUEUED_BYTES, Connection
+from meshd.api.listener import SocketSettings, peer_uid, unix_listener
+from meshd.errors import MeshdError
+from meshd.node.requests import Request
+from meshd.wire.codec import ShapeError
+
+Post: TypeAlias = Callable[[Request], Awaitable[None]]
+"""Puts a request into the node's inbox; waits while that is full."""
+
+MAX_CLIENTS = 256
+_HELLO_TIMEOUT_S = 10
+_LAST_WORDS_S = 1
+"""How long a client that is being closed, or the node's inbox after it, may take."""
+
+_READ_BYTES = 256 * 1024
+
+_log = structlog.get_logger("meshd.api")
+
+
+class Server:
+    """The local API. Owns the set of its clients, for the limit on their number."""
+
+    def __init__(self, post: Post, *, max_clients: int = MAX_CLIENTS) -> None:
+        self._post = post
+        self._max_clients = max_clients
+        self._clients = 0
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return self._clients
+
+    async def serve(
+        self, settings: SocketSettings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Accept clients until cancelled; reports the socket's path once it is there.
+
+        Raises MeshdError as :func:`unix_listener` does. Cancelled, it closes all connections (replies
+        still queued are lost) and removes the socket.
+        """
+        with unix_listener(settings) as listener:
+            task_status.started(settings.path)
+            await trio.serve_listeners(self._handle, [listener])
+        raise AssertionError("serve_listeners returns only by an exception")
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        """One client, from accept to close. What goes wrong in here ends here."""
+        connection = Connection(f"uid:{peer_uid(stream)}")
+        log = _log.bind(principal=connection.principal)
+        self._clients += 1
+        try:
+            async with stream:
+                await self._converse(stream, connection, log)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("client_lost")
+        except* Exception as group:
+            log.exception("client_failed", exc_info=group)
+        finally:
+            self._clients -= 1
+            await self._tell_gone(connection, log)
+
+    async def _tell_gone(self, connection: Connection, log: structlog.typing.FilteringBoundLogger) -> None:
+        """Also when the daemon stops: the node may still be flushing what this client had open."""
+        try:
+            with trio.move_on_after(_LAST_WORDS_S, shield=True) as scope:
+                await self._post(connection.disconnected())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("node_stopped_first")  # then it holds nothing for the client any more
+        else:
+            if scope.cancelled_caught:
+                log.warning("disconnect_not_posted")
+
+    async def _converse(
+        self, stream: trio.SocketStream, connection: Connection, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        with connection.overrun as overrun:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, stream, connection, nursery.cancel_scope)
+                try:
+                    if self._clients > self._max_clients:
+                        raise MeshdError("E_BUSY", f"The daemon serves {self._max_clients} clients at most.")
+                    await self._read(stream, connection)
+                except ShapeError as error:
+                    log.info("client_malformed", reason=str(error))
+                    connection.refuse(MeshdError("E_USAGE", f"The connection is closed: {error}."))
+                except MeshdError as error:
+                    log.info("client_refused", code=error.code, reason=error.message)
+                    connection.refuse(error)
+                connection.finish()
+                nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_S
+        if overrun.cancelled_caught:
+            log.warning("client_does_not_read", limit_bytes=MAX_QUEUED_BYTES)
+
+    async def _read(self, stream: trio.SocketStream, connection: Connection) -> None:
+        """Post what the client asks until it closes, in order; waits while the node's inbox is full."""
+        greeting_ends = trio.current_time() + _HELLO_TIMEOUT_S
+        while True:
+            with trio.move_on_at(math.inf if connection.greeted else greeting_ends) as waiting:
+                data = await stream.receive_some(_READ_BYTES)
+            if waiting.cancelled_caught:
+                raise ShapeError(f"no hello within {_HELLO_TIMEOUT_S} s")
+            if not data:
+                return
+            for request in connection.receive(bytes(data)):
+                await self._post(request)
+
+    async def _write(self, stream: trio.SocketStream, connection: Connection, scope: trio.CancelScope) -> None:
+        """Send what is queued, all of it at once, until the connection is finished or gone."""
+        try:
+            while data := await connection.next_bytes():
+                await stream.send_all(data)
+                for request in connection.written(len(data)):
+                    await self._post(request)
+        except trio.BrokenResourceError:
+            scope.cancel()  # gone: the reader would only notice at its next read
