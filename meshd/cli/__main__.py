@@ -1,0 +1,5 @@
+"""``python -m meshd.cli`` is meshctl."""
+
+from meshd.cli import main
+
+main()

@@ -1,0 +1,187 @@
+"""What the daemon knows, at a glance: ``status``, ``peers``, ``routes``, ``queue``."""
+
+import click
+
+from meshd.cli import screen
+from meshd.cli.answers import Fields, fields_of, rows_of
+from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.units import age, count, milliseconds, percent, size
+from meshd.ids import Priority
+
+NO_MESH = "This device is in no mesh yet. Found one: meshctl init NAME. Or enter one: meshctl join CODE"
+
+_LINK_COLOURS = {"up": "green", "suspect": "yellow", "down": "red"}
+
+REASONS = {
+    "no-route": "no path to it now",
+    "no-card": "nothing heard of it yet, so it can't be sealed",
+    "no-key": "waits for its key",
+    "no-receipt": "sent, not confirmed yet",
+    "awaiting-receipt": "sent, not confirmed yet",
+    "sent": "sent, not confirmed yet",
+    "credit": "its mailbox is full: an app there reads too slowly",
+    "no-credit": "its mailbox is full: an app there reads too slowly",
+    "busy": "the next device has too much in hand",
+    "link-busy": "the link is full; it goes out in turn",
+    "window": "the link is full; it goes out in turn",
+    "backoff": "no answer yet; it is sent again soon",
+    "retry": "no answer yet; it is sent again soon",
+    "hop-limit": "too many hops; held here",
+    "removed": "the device was removed from the mesh",
+    "relayed": "handed to a relay, until the device comes",
+    "sending": "on its way",
+}
+"""Why mail waits, in words. A code that is not listed is shown as it is, with spaces."""
+
+
+def reason_in_words(code: str) -> str:
+    """The words for a reason code of the daemon."""
+    return REASONS.get(code, code.replace("-", " ").replace("_", " "))
+
+
+@click.command(cls=Command)
+@pass_session
+def status(session: Session) -> None:
+    """Show this device at a glance: mesh, peers, waiting mail, addresses."""
+    answer = session.ask("status")
+    if session.as_json:
+        screen.document(answer)
+        return
+    fields = fields_of(answer)
+    device, mesh, spool = fields.inner("device"), fields.inner_or_none("mesh"), fields.inner("spool")
+    listen = fields.inner("listen")
+    addresses = [f"{kind} {at}" for kind in ("quic", "websocket") for at in listen.texts(kind)]
+    up, known = fields.integer("peers_up"), fields.integer("peers_known")
+    quota = spool.number_or_none("quota_bytes")
+    spool_text = f"{count(spool.integer('messages'), 'message')} waiting, {size(spool.integer('bytes'))}"
+    screen.facts(
+        [
+            ("device", f"{device.text('name')}  {device.text('id')}"),
+            ("mesh", f"{mesh.text('name')}  {mesh.text('id')}" if mesh else "none"),
+            ("peers", f"{up} of {known} linked" if known else "none"),
+            ("spool", spool_text + (f" of {size(int(quota))}" if quota else "")),
+            ("relays", ", ".join(f"{r.text('url')} ({r.text('state')})" for r in fields.rows("relays")) or "none"),
+            ("listens", ", ".join(addresses) or "nowhere"),
+            ("meshd", f"{fields.text('version')}, up for {age(fields.number('uptime_s'))}"),
+        ]
+    )
+    advice = _status_advice(mesh is not None, up, known)
+    if advice:
+        screen.line()
+        screen.hint(advice)
+
+
+def _status_advice(in_mesh: bool, up: int, known: int) -> str | None:
+    if not in_mesh:
+        return NO_MESH
+    if known == 0:
+        return "No other device in this mesh yet. Bring one in with: meshctl invite"
+    if up == 0:
+        return "No device is linked. See why: meshctl peers"
+    return None
+
+
+@click.command(cls=Command)
+@pass_session
+def peers(session: Session) -> None:
+    """List the other devices: whether each is linked, over what, and how well."""
+    answer = session.ask("peers")
+    if session.as_json:
+        screen.document(answer)
+        return
+    rows = rows_of(answer)
+    if not rows:
+        in_mesh = fields_of(session.ask("status")).inner_or_none("mesh") is not None
+        screen.line("No peers.")
+        screen.hint(_status_advice(in_mesh, 0, 0) or "")
+        return
+    screen.table(
+        ("NAME", "STATE", "VIA", "RTT", "LOSS", "QUALITY", "BREAKER", "ADDRESS", "LAST ERROR", "ID"),
+        [_peer_cells(row) for row in rows],
+        [_LINK_COLOURS.get(row.text("state")) for row in rows],
+    )
+    if all(row.text("state") == "down" for row in rows):
+        screen.line()
+        screen.hint("No device is linked. Are they switched on, and on this network? A firewall must let through")
+        screen.hint("UDP 5353 (finding each other) and the ports that `meshctl status` shows on each device.")
+
+
+def _peer_cells(row: Fields) -> tuple[str, ...]:
+    quality = row.number_or_none("quality")
+    breaker = row.text_or("breaker")
+    return (
+        row.text("name"),
+        row.text("state"),
+        row.text_or("transport", "-"),
+        milliseconds(row.number_or_none("rtt_ms")),
+        percent(row.number_or_none("loss")),
+        "-" if quality is None else f"{row.text_or('grade')} {quality:.0f}".strip(),
+        "-" if breaker == "closed" else breaker,
+        row.text_or("address", "-"),
+        row.text_or("last_error", "-"),
+        row.text("id"),
+    )
+
+
+@click.command(cls=Command)
+@pass_session
+def routes(session: Session) -> None:
+    """Show the routing table: for each device the next hop and the metric."""
+    answer = session.ask("routes")
+    if session.as_json:
+        screen.document(answer)
+        return
+    rows = rows_of(answer)
+    if not rows:
+        screen.line("No routes.")
+        screen.hint("A route needs a linked device. See: meshctl peers")
+        return
+    screen.table(
+        ("DESTINATION", "STATE", "NEXT HOP", "METRIC", "SEQNO", "FEASIBLE BELOW"),
+        [
+            (
+                row.text_or("name") or row.text("destination"),
+                row.text("state"),
+                row.text_or("next_hop_name") or row.text_or("next_hop", "-"),
+                *(_whole(row.number_or_none(name)) for name in ("metric", "seqno", "feasibility_distance")),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _priority(row: Fields) -> str:
+    value = row.values.get("priority")
+    return Priority(value).name.lower() if isinstance(value, int) and 0 <= value <= 3 else row.text("priority")
+
+
+@click.command(cls=Command)
+@pass_session
+def queue(session: Session) -> None:
+    """List what waits on this device: for whom, how much, how long, and why."""
+    answer = session.ask("queue")
+    if session.as_json:
+        screen.document(answer)
+        return
+    rows = rows_of(answer)
+    if not rows:
+        screen.line("Nothing waits.")
+        return
+    screen.table(
+        ("FOR", "PRIORITY", "MESSAGES", "SIZE", "OLDEST", "WHY"),
+        [
+            (
+                row.text_or("name") or row.text("destination"),
+                _priority(row),
+                str(row.integer("messages")),
+                size(row.integer("bytes")),
+                age(row.number_or_none("oldest_age_s")),
+                reason_in_words(row.text_or("reason", "-")),
+            )
+            for row in rows
+        ],
+    )
