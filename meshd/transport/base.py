@@ -60,7 +60,8 @@ class Pin:
 class Connection(Protocol):
     """A live, encrypted, ordered pipe of whole frames between two processes.
 
-    One task sends and one task receives; a second concurrent caller of either is a bug.
+    One task receives, and at most one task sends on each lane: another concurrent caller is a bug.
+    A sender that waits on the bulk lane does not hold up the sender of the control lane.
     """
 
     transport: str
@@ -84,6 +85,13 @@ class Connection(Protocol):
 
         Raises TransportError when the connection is gone, RemoteProtocolError when the other side
         sent a frame over the limit.
+        """
+
+    def set_limit(self, size_bytes: int) -> None:
+        """Accept frames of up to this size from now on.
+
+        Called once, when the handshake has ended well: until then the limit is
+        ``MAX_PROOF_FRAME_BYTES``, and a listener counts the connection as half-open.
         """
 
     async def aclose(self) -> None:
