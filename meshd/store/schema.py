@@ -46,10 +46,11 @@ CREATE TABLE spool (
     head BLOB,
     body BLOB NOT NULL
 );
-CREATE INDEX spool_order ON spool (destination, priority, row) WHERE state = 0;
+-- A trace scans spool_order and spool_finished for its ref: tens of milliseconds per 100,000 rows, when a
+-- person asks. An index on ref itself halves the rate of accepting as soon as many rows wait.
+CREATE INDEX spool_order ON spool (destination, priority, row, ref) WHERE state = 0;
 CREATE INDEX spool_expiry ON spool (due_ms) WHERE state = 0;
-CREATE INDEX spool_finished ON spool (due_ms) WHERE state > 0;
-CREATE INDEX spool_ref ON spool (ref);
+CREATE INDEX spool_finished ON spool (due_ms, ref) WHERE state > 0;
 
 CREATE TABLE backlog (
     destination BLOB NOT NULL,
@@ -116,6 +117,7 @@ CREATE TABLE keys (
 );
 CREATE INDEX keys_expiry ON keys (expires_ms);
 
+-- Several entries per bundle make this the hottest table: it has no index, and a trace scans it.
 CREATE TABLE journal (
     row INTEGER PRIMARY KEY,
     ref BLOB NOT NULL,
@@ -124,7 +126,6 @@ CREATE TABLE journal (
     reason TEXT,
     detail TEXT
 );
-CREATE INDEX journal_ref ON journal (ref);
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST,)

@@ -207,8 +207,12 @@ def read_expired(connection: apsw.Connection, ask: ReadExpired) -> tuple[list[Ex
 def read_outcome(connection: apsw.Connection, ref: BundleRef) -> tuple[str, str | None, NodeId, int] | None:
     """State, reason, destination and messages of a bundle, waiting or finished."""
     found = connection.execute(
-        "SELECT state, reason, destination, messages FROM spool WHERE ref = ? ORDER BY row DESC LIMIT 1", (ref,)
-    ).fetchone()
+        """SELECT state, reason, destination, messages FROM spool WHERE row IN (
+               SELECT row FROM spool INDEXED BY spool_order WHERE state = 0 AND ref = ?1
+               UNION ALL SELECT row FROM spool INDEXED BY spool_finished WHERE state > 0 AND ref = ?1)
+           ORDER BY row DESC LIMIT 1""",
+        (ref,),
+    ).get
     if found is None:
         return None
     state, reason, destination, messages = found

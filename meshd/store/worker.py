@@ -1,0 +1,140 @@
+"""The store's own thread, and the tasks that feed it and hand on what it says.
+
+A slow disk stalls the thread and never the event loop. While one transaction runs, requests
+gather, and all of them go into the next: under load many share one fsync, and alone none waits.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from meshd.store.database import Database
+from meshd.store.requests import Due, Event, Requests, carry_out, split
+
+CLOSE_LIMIT_S = 3.0
+"""How long an ending daemon waits for the disk, seconds; what is not on disk by then was never accepted."""
+SLOW_COMMIT_S = 0.1
+"""A transaction or read over this is logged, seconds."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Returns:
+    """What the thread gives back, on its way to the Trio thread: one wake-up for each run."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._events: deque[Event] = deque()
+        self._arrived = trio.Event()
+        self._error: BaseException | None = None
+        self.ended = False
+
+    def give(self, events: list[Event]) -> None:
+        """From the thread: hand over events."""
+        self._call(lambda: self._events.extend(events))
+
+    def end(self, error: BaseException | None) -> None:
+        """From the thread: its last word, with what broke it."""
+
+        def note() -> None:
+            self.ended = True
+            self._error = error
+
+        self._call(note)
+
+    def _call(self, change: Callable[[], None]) -> None:
+        def on_trio_thread() -> None:
+            change()
+            self._arrived.set()
+
+        try:
+            self._token.run_sync_soon(on_trio_thread)
+        except trio.RunFinishedError:
+            # The disk answered after the daemon had stopped waiting: there is nobody left to tell.
+            _log.warning("store answered too late")
+
+    async def hand_on(self, post: Callable[[Event], None]) -> None:
+        """Post events until the thread has ended; raises what broke it. Cancelled: no event is lost."""
+        while True:
+            while self._events:
+                post(self._events.popleft())
+            if self.ended:
+                break
+            await self._arrived.wait()
+            self._arrived = trio.Event()
+        if self._error is not None:
+            raise self._error
+
+
+def _serve(database: Database, inbound: queue.SimpleQueue[Due | None], returns: _Returns) -> None:
+    """The thread's body: until None comes, carry out what came, all at once."""
+    error: BaseException | None = None
+    try:
+        ending = False
+        while not ending:
+            gathered = [inbound.get()]
+            while not inbound.empty():
+                gathered.append(inbound.get_nowait())
+            due = [each for each in gathered if each is not None]
+            ending = len(due) < len(gathered)
+            for run in split([request for each in due for request in each.requests]):
+                started = time.monotonic()
+                events = carry_out(database, run, due[-1].clock_ms)
+                returns.give(events)
+                took = time.monotonic() - started
+                if took > SLOW_COMMIT_S:
+                    _log.warning("commit slow", took_ms=round(took * 1000), requests=len(run))
+        database.close()
+    except BaseException as broken:  # the thread's boundary: run_worker raises it
+        error = broken
+    finally:
+        returns.end(error)
+
+
+async def _feed(requests: Requests, inbound: queue.SimpleQueue[Due | None]) -> None:
+    while (due := await requests.take()).requests:
+        inbound.put(due)
+    inbound.put(None)
+
+
+async def run_worker(
+    database: Database,
+    requests: Requests,
+    post: Callable[[Event], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Carry out requests on a thread of its own until they are closed, then close the database.
+
+    Args:
+        database: nobody else may use it from now on.
+        requests: the only way in.
+        post: called on the Trio thread with each event, in the order of the requests; must not block.
+
+    Cancelled: what was asked for is still committed and posted, within CLOSE_LIMIT_S, then the
+    database is closed. Whatever the thread raises is a defect, and is raised here.
+    """
+    returns = _Returns()
+    inbound: queue.SimpleQueue[Due | None] = queue.SimpleQueue()
+    # A daemon thread: a disk that hangs for ever must not keep the process from ending.
+    threading.Thread(target=_serve, args=(database, inbound, returns), name="store", daemon=True).start()
+    task_status.started()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_feed, requests, inbound)
+            await returns.hand_on(post)
+            nursery.cancel_scope.cancel()
+    finally:
+        if not returns.ended:
+            requests.close_nowait()
+            inbound.put(requests.take_nowait())
+            inbound.put(None)
+            with trio.move_on_after(CLOSE_LIMIT_S, shield=True) as limit:
+                await returns.hand_on(post)
+            if limit.cancelled_caught:
+                _log.error("store not closed in time", limit_s=CLOSE_LIMIT_S)
