@@ -1,0 +1,203 @@
+"""The asyncio side of multicast DNS: zeroconf, in a thread of its own.
+
+One event loop in one thread serves one zeroconf instance per interface. Each is made to receive only
+what came in on its interface, so that it answers with the addresses of that interface and knows where
+an announcement was heard. (RFC 6762, RFC 6763.)
+"""
+
+import asyncio
+import functools
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import attrs
+import structlog
+import zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from meshd.discovery.presence import Presence
+from meshd.discovery.sightings import Heard, Lost
+
+SERVICE_TYPE = "_meshd._udp.local."
+
+GOODBYE_LIMIT_S = 1.0
+"""Three goodbye packets take 0.25 s."""
+
+RETRY_S = 30.0
+"""After an interface could not be opened; a change of the network tries again sooner."""
+
+RESOLVE_LIMIT_MS = 3000
+MAX_RESOLVING = 16
+"""Announcements that came without all their records, asked for at a time; more are dropped."""
+
+# linux/in.h, linux/in6.h; the socket module has neither.
+_IP_MULTICAST_ALL = 49
+_IPV6_MULTICAST_ALL = 29
+
+log = structlog.get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class _Session:
+    """One interface's zeroconf instance, and its tasks, kept here so that they are not collected."""
+
+    presence: Presence
+    responder: AsyncZeroconf
+    browser: AsyncServiceBrowser | None = None
+    announcing: "asyncio.Future[None] | None" = None
+    resolving: "set[asyncio.Task[None]]" = attrs.Factory(set)
+
+
+class Responder:
+    """Keeps the wanted presences up. :meth:`run` blocks in a thread; the other methods are for any thread.
+
+    Args:
+        deliver: called in the responder's thread with each announcement; must not block.
+    """
+
+    def __init__(self, deliver: Callable[[Heard | Lost], None]) -> None:
+        self._deliver = deliver
+        self._loop = asyncio.new_event_loop()
+        self._changed = asyncio.Event()
+        self._wanted: dict[str, Presence] = {}
+        self._stopping = False
+        self._sessions: dict[str, _Session] = {}
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`, then say goodbye on every interface, within :data:`GOODBYE_LIMIT_S`."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    def show(self, presences: tuple[Presence, ...]) -> None:
+        """From now on be present as told, and nowhere else."""
+        wanted = {presence.interface: presence for presence in presences}
+        self._loop.call_soon_threadsafe(self._want, wanted, False)
+
+    def stop(self) -> None:
+        """Make :meth:`run` end. Does nothing when it has ended already."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._want, {}, True)
+
+    def _want(self, wanted: dict[str, Presence], stopping: bool) -> None:
+        self._wanted = wanted
+        self._stopping = self._stopping or stopping
+        self._changed.set()
+
+    async def _serve(self) -> None:
+        while not self._stopping:
+            missing = self._wanted.keys() - self._sessions.keys()
+            try:
+                async with asyncio.timeout(RETRY_S if missing else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                log.debug("opening interfaces again", interfaces=sorted(missing))
+            self._changed.clear()
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        wanted = self._wanted
+        stale = [session for name, session in self._sessions.items() if wanted.get(name) != session.presence]
+        # One that comes back under its old name says no goodbye: that could overtake the new announcement,
+        # which replaces the old records by itself (RFC 6762 section 10.2).
+        await asyncio.gather(*[self._close(session, session.presence.interface not in wanted) for session in stale])
+        for name in wanted.keys() - self._sessions.keys():
+            try:
+                await self._open(wanted[name])
+            except (OSError, RuntimeError, zeroconf.Error) as error:
+                log.warning("interface not opened for discovery", interface=name, reason=str(error) or repr(error))
+
+    async def _open(self, presence: Presence) -> None:
+        interfaces: list[str | int] = [] if presence.ipv4 is None else [presence.ipv4]
+        if presence.ipv6:
+            # By index: zeroconf looks an address up among all interfaces, and link-local ones repeat.
+            interfaces.append(presence.index)
+        session = _Session(presence, AsyncZeroconf(interfaces=interfaces))
+        self._sessions[presence.interface] = session
+        try:
+            await session.responder.zeroconf.async_wait_for_start()
+            _receive_only_joined(session.responder)
+            if presence.port:
+                # The label is random, so nobody is asked whether it is free: that would take a second.
+                announcing = session.responder.async_register_service(_service(presence), cooperating_responders=True)
+                session.announcing = asyncio.ensure_future(await announcing)
+            session.browser = AsyncServiceBrowser(
+                session.responder.zeroconf, [SERVICE_TYPE], handlers=[functools.partial(self._on_change, session)]
+            )
+        except BaseException:
+            await self._close(session, goodbye=False)
+            raise
+        log.debug("present", interface=presence.interface, hosts=presence.hosts)
+
+    async def _close(self, session: _Session, goodbye: bool) -> None:
+        del self._sessions[session.presence.interface]
+        for task in session.resolving:
+            task.cancel()
+        if session.announcing is not None:
+            session.announcing.cancel()
+        if session.browser is not None:
+            await session.browser.async_cancel()
+        if not goodbye:
+            registry = session.responder.zeroconf.registry
+            registry.async_remove(registry.async_get_service_infos())
+        try:
+            async with asyncio.timeout(GOODBYE_LIMIT_S):
+                await session.responder.async_close()
+        except TimeoutError:
+            log.warning("no time for goodbye", interface=session.presence.interface)
+
+    def _on_change(
+        self,
+        session: _Session,
+        *,
+        zeroconf: zeroconf.Zeroconf,
+        service_type: str,
+        name: str,
+        state_change: zeroconf.ServiceStateChange,
+    ) -> None:
+        """Runs in the loop, once for each announcement that came, changed or went."""
+        instance = name.removesuffix(f".{service_type}")
+        if instance == session.presence.label:
+            return
+        if state_change.name == "Removed":
+            self._deliver(Lost(session.presence.interface, instance))
+            return
+        info = AsyncServiceInfo(service_type, name)
+        if info.load_from_cache(zeroconf):
+            self._tell(session, instance, info)
+        elif len(session.resolving) < MAX_RESOLVING:
+            task = self._loop.create_task(self._resolve(session, instance, info))
+            session.resolving.add(task)
+            task.add_done_callback(session.resolving.discard)
+
+    async def _resolve(self, session: _Session, instance: str, info: AsyncServiceInfo) -> None:
+        if await info.async_request(session.responder.zeroconf, RESOLVE_LIMIT_MS):
+            self._tell(session, instance, info)
+
+    def _tell(self, session: _Session, instance: str, info: AsyncServiceInfo) -> None:
+        presence = session.presence
+        hosts = tuple(info.parsed_addresses())
+        self._deliver(Heard(presence.interface, instance, dict(info.properties), hosts, presence.loopback))
+
+
+def _service(presence: Presence) -> AsyncServiceInfo:
+    return AsyncServiceInfo(
+        SERVICE_TYPE,
+        f"{presence.label}.{SERVICE_TYPE}",
+        port=presence.port,
+        properties=dict(presence.txt),
+        server=f"{presence.label}.local.",
+        addresses=[ipaddress.ip_address(host).packed for host in presence.hosts],
+    )
+
+
+def _receive_only_joined(responder: AsyncZeroconf) -> None:
+    """Have the sockets receive multicast only of the interface they joined.
+
+    Linux by default gives a socket on the wildcard address all multicast that any socket of the machine
+    joined, on whichever interface (ip(7), IP_MULTICAST_ALL).
+    """
+    for reader in responder.zeroconf.engine.readers:
+        reader.sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        if reader.sock.family == socket.AF_INET6:
+            reader.sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)

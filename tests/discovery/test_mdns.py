@@ -1,0 +1,204 @@
+"""Devices finding each other over real multicast, on loopback alone."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+
+from meshd.config import Discovery
+from meshd.discovery.events import Announce, Members, NetworkChanged, PeerGone, PeerSeen, Resumed
+from meshd.discovery.interfaces import interfaces
+from meshd.discovery.mdns import Input, run_mdns
+from meshd.discovery.sightings import Sightings
+from meshd.ids import NodeId
+from meshd.transport.base import Address
+
+GENESIS = bytes(32)
+ALICE, BOB, CAROL = (NodeId(bytes([number]) * 16) for number in (1, 2, 3))
+LOOPBACK = Discovery(interfaces=("lo",))
+LIMIT_S = 20
+
+
+@attrs.define(eq=False)
+class Device:
+    """A device's discovery: what it is told, and what it reports."""
+
+    node: NodeId
+    inputs: trio.MemorySendChannel[Input]
+    events: trio.MemoryReceiveChannel[PeerSeen | PeerGone]
+    sightings: Sightings
+    ended: trio.Event
+
+    async def until(self, wanted: Callable[[PeerSeen | PeerGone], bool]) -> PeerSeen | PeerGone:
+        with trio.fail_after(LIMIT_S):
+            async for event in self.events:
+                if wanted(event):
+                    return event
+        raise AssertionError("the events ended")
+
+    async def sees(self, peer: NodeId) -> PeerSeen:
+        event = await self.until(lambda event: isinstance(event, PeerSeen) and event.peer == peer)
+        assert isinstance(event, PeerSeen)
+        return event
+
+
+@asynccontextmanager
+async def device(
+    node: NodeId,
+    *members: NodeId,
+    genesis: bytes | None = GENESIS,
+    settings: Discovery = LOOPBACK,
+    quic: int | None = 7001,
+    websocket: int | None = 7002,
+) -> AsyncIterator[Device]:
+    """A device whose discovery runs within the context; leaving it closes its inputs and waits for the goodbye."""
+    send_input, receive_input = trio.open_memory_channel[Input](8)
+    send_event, receive_event = trio.open_memory_channel[PeerSeen | PeerGone](100)
+    found = Device(node, send_input, receive_event, Sightings(), trio.Event())
+
+    async def run() -> None:
+        await run_mdns(
+            receive_input, send_event.send, settings=settings, sightings=found.sightings, rng=random.Random(node)
+        )
+        found.ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await send_input.send(NetworkChanged(interfaces()))
+        await send_input.send(Members(frozenset((node, *members))))
+        await send_input.send(Announce(genesis, node, quic, websocket))
+        yield found
+        send_input.close()
+        with trio.fail_after(LIMIT_S):
+            await found.ended.wait()
+
+
+def test_two_devices_see_each_other_and_the_goodbye() -> None:
+    async def main() -> None:
+        async with device(ALICE, BOB, CAROL) as alice:
+            async with device(BOB, ALICE, quic=7003, websocket=None) as bob:
+                assert await alice.sees(BOB) == PeerSeen(BOB, (Address("quic", "127.0.0.1", 7003),), "mdns", "lo")
+                seen = await bob.sees(ALICE)
+                assert seen.addresses == (
+                    Address("quic", "127.0.0.1", 7001),
+                    Address("websocket", "127.0.0.1", 7002),
+                )
+            assert await alice.until(lambda event: isinstance(event, PeerGone)) == PeerGone(BOB, "lo")
+
+    trio.run(main)
+
+
+def test_devices_of_another_mesh_and_strangers_are_not_seen() -> None:
+    async def main() -> None:
+        async with (
+            device(ALICE, BOB, CAROL) as alice,
+            device(BOB, ALICE, genesis=b"\1" * 32) as stranger,
+            device(CAROL, ALICE) as carol,
+        ):
+            assert (await alice.sees(CAROL)).peer == CAROL
+            await carol.sees(ALICE)
+            with trio.fail_after(LIMIT_S):
+                while alice.sightings.statistics().strangers < 1 or stranger.sightings.statistics().strangers < 2:
+                    await trio.sleep(0.01)
+            assert alice.events.statistics().current_buffer_used == 0
+            assert stranger.events.statistics().current_buffer_used == 0
+
+    trio.run(main)
+
+
+def test_a_member_that_was_heard_before_the_roster_knew_it_is_seen() -> None:
+    async def main() -> None:
+        async with device(ALICE) as alice, device(BOB, ALICE) as bob:
+            await bob.sees(ALICE)
+            with trio.fail_after(LIMIT_S):
+                while alice.sightings.statistics().strangers < 1:
+                    await trio.sleep(0.01)
+            await alice.inputs.send(Members(frozenset((ALICE, BOB))))
+            await alice.sees(BOB)
+
+    trio.run(main)
+
+
+def test_a_device_outside_any_mesh_announces_nothing_until_it_joins() -> None:
+    async def main() -> None:
+        async with device(ALICE, BOB) as alice, device(BOB, ALICE, genesis=None) as bob:
+            await trio.sleep(0.5)
+            assert alice.sightings.statistics().remembered == 0
+            await bob.inputs.send(Announce(GENESIS, BOB, 7001, None))
+            await alice.sees(BOB)
+            await bob.sees(ALICE)
+
+    trio.run(main)
+
+
+def test_a_device_that_takes_no_links_looks_without_announcing() -> None:
+    async def main() -> None:
+        async with device(BOB, ALICE, quic=None, websocket=None) as bob, device(ALICE, BOB) as alice:
+            await bob.sees(ALICE)
+            assert alice.sightings.statistics().remembered == 0
+
+    trio.run(main)
+
+
+def test_it_starts_before_the_network_and_survives_its_loss() -> None:
+    async def main() -> None:
+        async with device(ALICE, BOB) as alice, device(BOB, ALICE) as bob:
+            await alice.sees(BOB)
+            await bob.inputs.send(NetworkChanged(()))
+            assert await alice.until(lambda event: isinstance(event, PeerGone)) == PeerGone(BOB, "lo")
+            await bob.inputs.send(NetworkChanged(interfaces()))
+            await alice.sees(BOB)
+
+    trio.run(main)
+
+
+def test_after_sleep_it_announces_and_looks_again() -> None:
+    async def main() -> None:
+        async with device(ALICE, BOB) as alice, device(BOB, ALICE) as bob:
+            await alice.sees(BOB)
+            await bob.sees(ALICE)
+            await bob.inputs.send(Resumed(60))
+            await bob.sees(ALICE)
+            assert bob.sightings.statistics().remembered == 1
+
+    trio.run(main)
+
+
+def test_changed_ports_are_announced() -> None:
+    async def main() -> None:
+        async with device(ALICE, BOB) as alice, device(BOB, ALICE) as bob:
+            await alice.sees(BOB)
+            await bob.inputs.send(Announce(GENESIS, BOB, 7009, None))
+            moved = Address("quic", "127.0.0.1", 7009)
+            await alice.until(lambda event: isinstance(event, PeerSeen) and event.addresses == (moved,))
+
+    trio.run(main)
+
+
+def test_loopback_is_left_alone_unless_named() -> None:
+    async def main() -> None:
+        only_loopback = tuple(interface for interface in interfaces() if interface.name == "lo")
+        async with device(ALICE, BOB) as alice, device(BOB, ALICE, settings=Discovery(), genesis=None) as bob:
+            await bob.inputs.send(NetworkChanged(only_loopback))
+            await bob.inputs.send(Announce(GENESIS, BOB, 7001, None))
+            await trio.sleep(0.5)
+            assert alice.sightings.statistics().remembered == bob.sightings.statistics().remembered == 0
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.05, 0.5])
+def test_cancellation_says_goodbye_and_leaves_nothing(wait_s: float) -> None:
+    async def main() -> None:
+        async with device(ALICE, BOB) as alice:
+            with trio.move_on_after(wait_s):
+                async with device(BOB, ALICE):
+                    await trio.sleep_forever()
+            if wait_s == 0.5:
+                await alice.sees(BOB)
+                await alice.until(lambda event: isinstance(event, PeerGone))
+
+    trio.run(main)
