@@ -2,14 +2,13 @@
 
 import importlib
 import os
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
 import click
 
 from meshd import __version__
-from meshd.cli.screen import failure
+from meshd.cli.screen import drop_output, failure
 from meshd.cli.session import Session, global_options
 from meshd.errors import CATALOGUE, MeshdError
 
@@ -64,15 +63,8 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            _drop_output()
+            drop_output()
             ctx.exit(EXIT_PIPE_CLOSED)
-
-
-def _drop_output() -> None:
-    """Keep what is still buffered from failing again while the interpreter closes standard output."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _meshctl() -> None:
@@ -111,10 +103,6 @@ def run(arguments: Sequence[str]) -> int:
         return _report(_usage_error(error), as_json=session.as_json or "--json" in arguments)
     except MeshdError as error:
         return _report(error, as_json=session.as_json)
-    except OSError as error:  # the client translates its own: this is the output, a full disk for example
-        _drop_output()
-        message = f"Can't write the output: {error.strerror or error}."
-        return _report(MeshdError("E_INTERNAL", message, "Make room, or write elsewhere."), as_json=session.as_json)
     except Exception as error:  # the boundary to the user: a defect is one line, with the details on request
         if os.environ.get("MESHD_DEBUG"):
             traceback.print_exc()

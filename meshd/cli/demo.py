@@ -72,39 +72,50 @@ def demo(session: Session, keep: bool) -> int:
     """
     stop_on_sigterm()
     directory = Path(tempfile.mkdtemp(prefix="meshd-demo-"))
-    mesh = Mesh(*(Daemon(name, directory / name) for name in NAMES))
-    stage = Stage(session.as_json)
+    try:
+        return perform(Mesh(*(Daemon(name, directory / name) for name in NAMES)), as_json=session.as_json)
+    finally:
+        if keep:
+            click.echo(f"Kept: {directory}", err=True)
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def perform(mesh: Mesh, *, as_json: bool) -> int:
+    """Show all steps with these daemons, and end them in any case. Returns the exit code."""
+    stage = Stage(as_json)
     began = time.monotonic()
     try:
-        if not session.as_json:
+        if not as_json:
             screen.line(f"A mesh of three devices on this machine: {', '.join(NAMES)}.\n")
         for title, act in _steps(mesh):
             stage.step(title, act)
-        seconds = round(time.monotonic() - began, 3)
+        for daemon in mesh.all():
+            daemon.stop()
     except MeshdError as error:
-        _show_failure(mesh, stage.number, error, as_json=session.as_json)
+        _show_failure(mesh, stage.number, error, as_json=as_json)
         return 1
     finally:
         with ExitStack() as clean_up:  # each of them, whatever happens to the others
-            if keep:
-                clean_up.callback(click.echo, f"Kept: {directory}", err=True)
-            else:
-                clean_up.callback(shutil.rmtree, directory, ignore_errors=True)
             for daemon in mesh.all():
                 clean_up.callback(daemon.abandon)
-    if session.as_json:
+    seconds = round(time.monotonic() - began, 3)
+    if as_json:
         screen.document({"ok": True, "steps": stage.number, "seconds": seconds})
     else:
-        screen.line(f"\nAll of it worked, in {seconds:.1f} s. The three daemons are stopped and their files removed.")
+        screen.line(f"\nAll of it worked, in {seconds:.1f} s. The three daemons are stopped.")
         screen.hint("On your own devices: meshctl init NAME, meshctl invite, meshctl join CODE")
     return 0
 
 
 def _show_failure(mesh: Mesh, step: int, error: MeshdError, *, as_json: bool) -> None:
-    message = f"Step {step} failed: {error.message}"
-    tails = {daemon.name: daemon.log_tail() for daemon in mesh.all()}
-    screen.failure(error.code, message, error.hint, as_json=as_json)
-    for name, lines in tails.items():
+    logs = {daemon.name: daemon.log_tail() for daemon in mesh.all()}
+    if as_json:
+        screen.document({"ok": False, "step": step, "logs": logs})
+    screen.failure(error.code, f"Step {step} failed: {error.message}", error.hint, as_json=as_json)
+    if as_json:
+        return
+    for name, lines in logs.items():
         click.echo(f"\nThe end of {name}'s log:" if lines else f"\n{name} wrote no log.", err=True)
         for text in lines:
             click.echo(f"  {screen.printable(text)}", err=True)

@@ -39,10 +39,12 @@ class Daemon:
     Args:
         name: what the device is called.
         directory: holds its state, socket, configuration and log; made by :meth:`start`.
+        program: what is run, before its options.
     """
 
     name: str
     directory: Path
+    program: tuple[str, ...] = (sys.executable, "-m", "meshd.daemon")
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -108,7 +110,7 @@ class Daemon:
 
     def _command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "meshd.daemon"),
+            *self.program,
             *("--state-dir", str(self.directory / "state")),
             *("--runtime-dir", str(self.directory / "run")),
             *("--name", self.name),

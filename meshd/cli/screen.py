@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import click
 
+from meshd.errors import MeshdError
+
 # Control characters but newline and tab, lone surrogates, and what reverses the direction of text.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -40,8 +42,31 @@ def paint(text: str, colour: str | None = None, *, bold: bool = False, dim: bool
 
 
 def line(text: str = "") -> None:
-    """Print one line of text and let it out at once. Raises BrokenPipeError when nobody reads any more."""
-    click.echo(text, color=coloured())
+    """Print one line of text and let it out at once.
+
+    Raises BrokenPipeError when nobody reads any more, MeshdError when it can't be written.
+    """
+    _write(text, colour=coloured())
+
+
+def _write(text: str, *, colour: bool) -> None:
+    try:
+        click.echo(text, color=colour)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output()
+        reason = error.strerror or str(error)
+        raise MeshdError(
+            "E_INTERNAL", f"Can't write the output: {reason}.", "Make room, or write elsewhere."
+        ) from error
+
+
+def drop_output() -> None:
+    """Keep what is still buffered from failing again while the interpreter closes standard output."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def hint(text: str) -> None:
@@ -50,8 +75,8 @@ def hint(text: str) -> None:
 
 
 def document(value: object) -> None:
-    """Print ``value`` as one JSON document on one line. Bytes are not expected in it."""
-    click.echo(json.dumps(value, default=_plain), color=False)
+    """Print ``value`` as one JSON document on one line; bytes as hexadecimal text. Raises as :func:`line`."""
+    _write(json.dumps(value, default=_plain), colour=False)
 
 
 def _plain(value: object) -> object:

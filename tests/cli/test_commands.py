@@ -1,0 +1,361 @@
+"""Each command: what it asks the daemon, the JSON of the contract, and its text for people."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshd.errors import MeshdError
+from tests.cli.conftest import Meshctl
+from tests.cli.daemon import FakeDaemon, Silence
+
+KITCHEN, ATTIC = "k" * 26, "a" * 26
+MESSAGE_ID = "abcdefghijklmnop-3"
+JOINED = {"mesh": {"id": "m" * 52, "name": "home"}, "device": {"id": KITCHEN, "name": "kitchen"}}
+
+STATUS: dict[str, Any] = {
+    "version": "0.1.0",
+    "device": {"id": KITCHEN, "name": "kitchen"},
+    "mesh": {"id": "m" * 52, "name": "home"},
+    "uptime_s": 190.5,
+    "peers_up": 1,
+    "peers_known": 2,
+    "spool": {"messages": 12, "bytes": 12_698, "quota_bytes": 1024**3},
+    "relays": [{"url": "wss://relay.example", "state": "up"}],
+    "listen": {"quic": ["[::]:7843"], "websocket": ["[::]:7843"]},
+}
+
+PEERS: list[dict[str, Any]] = [
+    {
+        "id": ATTIC,
+        "name": "attic",
+        "state": "up",
+        "transport": "quic",
+        "address": "192.0.2.7:7843",
+        "rtt_ms": 3.24,
+        "loss": 0.004,
+        "quality": 93,
+        "grade": "excellent",
+        "breaker": "closed",
+        "last_error": None,
+    },
+    {
+        "id": "g" * 26,
+        "name": "garage",
+        "state": "down",
+        "transport": None,
+        "address": None,
+        "rtt_ms": None,
+        "loss": None,
+        "quality": None,
+        "grade": None,
+        "breaker": "open",
+        "last_error": "connection refused",
+    },
+]
+
+
+def test_init_shows_the_recovery_words_and_what_they_are_for(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["init"] = JOINED | {"recovery_words": ["abcd", "efgh", "ijkl"]}
+    told = meshctl("init", "home")
+    assert told.code == 0
+    assert "abcd efgh ijkl" in told.out
+    assert "not shown again" in told.out
+    assert "lost or stolen" in told.out
+    assert "meshctl invite" in told.out
+    assert daemon.arguments("init") == {"name": "home"}
+    assert meshctl("init", "home", "--json").document == daemon.answers["init"]
+
+
+def test_init_takes_the_words_as_one_text_too(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["init"] = JOINED | {"recovery_words": "abcd-efgh"}
+    assert "    abcd-efgh\n" in meshctl("init", "home").out
+
+
+def test_invite_says_what_to_type_and_how_long_it_is_good(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["invite"] = {"code": "meshd-abc", "expires_in_s": 5400}
+    told = meshctl("invite", "--expires", "1h30m", "--role", "admin")
+    assert "meshctl join meshd-abc\n" in told.out
+    assert "works once, for 1 h." in told.out
+    assert daemon.arguments("invite") == {"expires_s": 5400, "role": "admin"}
+    assert meshctl("invite", "--json").document == {"code": "meshd-abc", "expires_in_s": 5400}
+    assert daemon.asked[-1] == ("invite", {"expires_s": 600, "role": "member"})
+
+
+def test_join_names_the_device_and_the_mesh(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["join"] = JOINED
+    told = meshctl("join", " meshd-abc\n", "--name", "kitchen")
+    assert told.out.splitlines()[0] == "This device is now kitchen in the mesh home."
+    assert daemon.arguments("join") == {"code": "meshd-abc", "name": "kitchen"}
+    assert meshctl("join", "meshd-abc", "--json").document == JOINED
+
+
+def test_members_are_a_table(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    rows = [
+        {"id": KITCHEN, "name": "kitchen", "role": "admin", "state": "active"},
+        {"id": ATTIC, "name": "attic", "role": "member", "state": "removed"},
+    ]
+    daemon.answers["members"] = rows
+    assert meshctl("members").out.splitlines() == [
+        "NAME     ROLE    STATE    ID",
+        f"kitchen  admin   active   {KITCHEN}",
+        f"attic    member  removed  {ATTIC}",
+    ]
+    assert meshctl("members", "--json").document == rows
+    daemon.answers["members"] = rows[:1]
+    assert "meshctl invite" in meshctl("members").out
+
+
+def test_remove_needs_no_confirmation_away_from_a_terminal(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["remove"] = {"id": ATTIC, "name": "attic"}
+    assert meshctl("remove", "attic").out.startswith("Removed attic.")
+    assert daemon.arguments("remove") == {"device": "attic"}
+    assert meshctl("remove", "attic", "--json").document == {"id": ATTIC, "name": "attic"}
+
+
+def test_status_is_a_block_of_facts(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["status"] = STATUS
+    assert meshctl("status").out.splitlines() == [
+        f"device   kitchen  {KITCHEN}",
+        f"mesh     home  {'m' * 52}",
+        "peers    1 of 2 linked",
+        "spool    12 messages waiting, 12.4 KiB of 1.0 GiB",
+        "relays   wss://relay.example (up)",
+        "listens  quic [::]:7843, websocket [::]:7843",
+        "meshd    0.1.0, up for 3 min",
+    ]
+    assert meshctl("status", "--json").document == STATUS
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"mesh": None, "peers_up": 0, "peers_known": 0}, "Found one: meshctl init NAME. Or enter one: meshctl join"),
+        ({"peers_up": 0, "peers_known": 0}, "meshctl invite"),
+        ({"peers_up": 0}, "See why: meshctl peers"),
+    ],
+)
+def test_status_says_what_to_do_next(meshctl: Meshctl, daemon: FakeDaemon, change: dict[str, Any], advice: str) -> None:
+    daemon.answers["status"] = STATUS | change
+    assert advice in meshctl("status").out.splitlines()[-1]
+
+
+def test_peers_are_a_table_with_units(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["peers"] = PEERS
+    heading, attic, garage = meshctl("peers").out.splitlines()
+    assert " ".join(heading.split()) == "NAME STATE VIA RTT LOSS QUALITY BREAKER ADDRESS LAST ERROR ID"
+    assert attic.split("  ", 1)[0] == "attic"
+    for shown in ("up", "quic", "3.2 ms", "0.4 %", "excellent 93", "192.0.2.7:7843", ATTIC):
+        assert shown in attic
+    assert "connection refused" in garage
+    assert "open" in garage
+    assert heading.index("ID") == attic.index(ATTIC) == garage.index("g" * 26)
+    assert meshctl("peers", "--json").document == PEERS
+
+
+def test_columns_that_say_nothing_are_left_out(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["peers"] = PEERS[:1]
+    heading = meshctl("peers").out.splitlines()[0]
+    assert "BREAKER" not in heading
+    assert "LAST ERROR" not in heading
+
+
+def test_peers_says_why_nobody_is_linked(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["peers"] = PEERS[1:]
+    assert "UDP 5353" in meshctl("peers").out
+
+
+@pytest.mark.parametrize(("mesh", "advice"), [(None, "meshctl init NAME"), (STATUS["mesh"], "meshctl invite")])
+def test_no_peers_says_perhaps_why(meshctl: Meshctl, daemon: FakeDaemon, mesh: object, advice: str) -> None:
+    daemon.answers |= {"peers": [], "status": STATUS | {"mesh": mesh}}
+    told = meshctl("peers")
+    assert told.code == 0
+    assert told.out.startswith("No peers.\n")
+    assert advice in told.out
+    assert meshctl("peers", "--json").document == []
+
+
+def test_routes_are_a_table(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    row = {
+        "destination": ATTIC,
+        "name": "attic",
+        "next_hop": KITCHEN,
+        "next_hop_name": "kitchen",
+        "metric": 34,
+        "seqno": 7,
+        "feasibility_distance": 30,
+        "state": "selected",
+    }
+    daemon.answers["routes"] = [row]
+    assert meshctl("routes").out.splitlines() == [
+        "DESTINATION  STATE     NEXT HOP  METRIC  SEQNO  FEASIBLE BELOW",
+        "attic        selected  kitchen   34      7      30",
+    ]
+    assert meshctl("routes", "--json").document == [row]
+    daemon.answers["routes"] = []
+    assert meshctl("routes").out.startswith("No routes.\n")
+
+
+def test_the_queue_gives_its_reasons_in_words(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    row = {
+        "destination": ATTIC,
+        "name": "attic",
+        "priority": "normal",
+        "messages": 2,
+        "bytes": 2048,
+        "oldest_age_s": 190,
+        "reason": "no-route",
+    }
+    daemon.answers["queue"] = [row, row | {"reason": "some_new-reason", "priority": 0}]
+    assert meshctl("queue").out.splitlines() == [
+        "FOR    PRIORITY  MESSAGES  SIZE     OLDEST  WHY",
+        "attic  normal    2         2.0 KiB  3 min   no path to it now",
+        "attic  critical  2         2.0 KiB  3 min   some new reason",
+    ]
+    assert meshctl("queue", "--json").document == daemon.answers["queue"]
+    daemon.answers["queue"] = []
+    assert meshctl("queue").out == "Nothing waits.\n"
+    assert meshctl("queue", "--json").document == []
+
+
+PING: dict[str, Any] = {
+    "sent": 3,
+    "received": 3,
+    "rtt_ms": {"min": 0.4, "p50": 0.5, "p99": 1.25, "max": 1200},
+    "path": ["kitchen", {"id": ATTIC, "name": "attic"}],
+}
+
+
+def test_ping_shows_times_and_path(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["ping"] = PING
+    assert meshctl("ping", "attic", "--count", "3").out.splitlines() == [
+        "attic: 3 of 3 answered",
+        "round trip  min 0.4 ms, p50 0.5 ms, p99 1.2 ms, max 1.2 s",
+        "path        kitchen > attic",
+    ]
+    assert daemon.arguments("ping") == {"destination": "attic", "count": 3, "timeout_s": 5.0}
+    assert meshctl("ping", "attic", "--json", "--timeout", "0.5").document == PING
+    assert daemon.asked[-1][1]["timeout_s"] == 0.5
+
+
+def test_a_ping_without_any_answer_times_out(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    nothing = {"sent": 3, "received": 0, "rtt_ms": None, "path": []}
+    daemon.answers["ping"] = nothing
+    told = meshctl("ping", "attic", "--json")
+    assert (told.code, told.document, told.error["code"]) == (4, nothing, "E_TIMEOUT")
+    assert meshctl("ping", "attic").out == "attic: 0 of 3 answered\n"
+
+
+def test_trace_tells_a_life(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    life = {
+        "id": MESSAGE_ID,
+        "state": "delivered",
+        "events": [
+            {"at": 1_700_000_000.25, "device": "kitchen", "event": "accepted", "reason": None, "detail": None},
+            {"at": 1_700_000_001, "device": "kitchen", "event": "waiting", "reason": "no-route", "detail": "attic"},
+            {"at": "later", "device": "attic", "event": "delivered", "reason": None, "detail": "by hand"},
+            {"at": 1e30, "device": None, "event": "odd", "reason": None, "detail": None},
+        ],
+    }
+    daemon.answers["trace"] = life
+    first, heading, accepted, waiting, delivered, odd = meshctl("trace", MESSAGE_ID).out.splitlines()
+    assert first == f"{MESSAGE_ID}: delivered"
+    assert heading.split() == ["WHEN", "EVENT", "DEVICE", "WHY"]
+    assert ".250  accepted   kitchen" in accepted
+    assert waiting.endswith("no path to it now (attic)")
+    assert delivered.startswith("later ")
+    assert delivered.endswith("by hand")
+    assert odd.startswith("1e+30")
+    assert daemon.arguments("trace") == {"id": MESSAGE_ID}
+    assert meshctl("trace", MESSAGE_ID, "--json").document == life
+
+
+def test_an_id_that_is_none_is_usage(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    assert meshctl("trace", "what").code == 2
+
+
+def accepted(_: object) -> dict[str, Any]:
+    return {"ids": [MESSAGE_ID], "state": "accepted"}
+
+
+def test_send_hands_over_a_text(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["send"] = accepted
+    told = meshctl("send", "attic/alarms", "grüße", "--priority", "high", "--lifetime", "2h", "--key", "k1")
+    assert (told.code, told.out) == (0, f"accepted  {MESSAGE_ID}\n")
+    assert daemon.arguments("send") == {
+        "destination": "attic",
+        "service": "alarms",
+        "messages": ("grüße".encode(),),
+        "priority": 1,
+        "lifetime_ms": 7_200_000,
+        "ephemeral": False,
+        "wait": "accepted",
+        "key": "k1",
+    }
+    assert meshctl("send", "attic", "x", "--json").document == {"id": MESSAGE_ID, "state": "accepted"}
+    assert daemon.asked[-1][1]["service"] == "default"
+    assert daemon.asked[-1][1]["priority"] == 2
+
+
+def test_send_reads_files_and_standard_input(meshctl: Meshctl, daemon: FakeDaemon, directory: Path) -> None:
+    daemon.answers["send"] = accepted
+    body = bytes(range(256)) * 4096
+    (directory / "body").write_bytes(body)
+    assert meshctl("send", "attic", "--file", str(directory / "body")).code == 0
+    assert daemon.asked[-1][1]["messages"] == (body,)
+    piped = [sys.executable, "-m", "meshd.cli", "--socket", str(daemon.path), "send", "attic", "-"]
+    subprocess.run(piped, input=b"\xffpiped", stdout=subprocess.DEVNULL, check=True)
+    assert daemon.asked[-1][1]["messages"] == (b"\xffpiped",)
+
+
+def test_a_file_that_cannot_be_read_is_usage(meshctl: Meshctl, directory: Path) -> None:
+    for path in (directory, directory / "none"):
+        told = meshctl("send", "attic", "--file", str(path))
+        assert told.code == 2
+        assert f"Can't read {path}" in told.err
+
+
+def test_over_one_mebibyte_is_too_large(meshctl: Meshctl, daemon: FakeDaemon, directory: Path) -> None:
+    (directory / "body").write_bytes(b"x" * (1024 * 1024 + 1))
+    told = meshctl("send", "attic", "--file", str(directory / "body"), "--json")
+    assert (told.code, told.error["code"]) == (1, "E_TOO_LARGE")
+    assert daemon.asked == []
+
+
+def test_an_ephemeral_message_is_only_sent(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["send"] = {"ids": [MESSAGE_ID], "state": "sent"}
+    assert meshctl("send", "attic", "x", "--ephemeral", "--json").document == {"id": MESSAGE_ID, "state": "sent"}
+    asked = daemon.arguments("send")
+    assert (asked["ephemeral"], asked["wait"]) == (True, "sent")
+
+
+def test_send_waits_in_a_second_request(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers |= {"send": accepted, "await": {"id": MESSAGE_ID, "state": "consumed"}}
+    told = meshctl("send", "attic", "x", "--wait", "delivered", "--json")
+    assert told.document == {"id": MESSAGE_ID, "state": "consumed"}
+    assert daemon.arguments("await") == {"id": MESSAGE_ID, "state": "delivered"}
+
+
+def test_a_wait_that_times_out_names_the_message_that_was_accepted(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers |= {"send": accepted, "await": Silence()}
+    told = meshctl("send", "attic", "x", "--wait", "consumed", "--timeout", "0.1", "--json")
+    assert (told.code, told.out, told.error["code"]) == (4, "", "E_TIMEOUT")
+    assert MESSAGE_ID in told.error["message"]
+    assert f"meshctl trace {MESSAGE_ID}" in told.error["hint"]
+
+
+@pytest.mark.parametrize("code", ["E_REFUSED", "E_EXPIRED"])
+def test_a_message_that_ends_badly_exits_1(meshctl: Meshctl, daemon: FakeDaemon, code: str) -> None:
+    daemon.answers |= {"send": accepted, "await": MeshdError(code, "So it ended.")}
+    told = meshctl("send", "attic", "x", "--wait", "delivered", "--json")
+    assert (told.code, told.error["code"]) == (1, code)
+
+
+def test_a_send_without_an_answer_says_that_its_outcome_is_unknown(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["send"] = Silence()
+    told = meshctl("send", "attic", "x", "--timeout", "0.05")
+    assert told.code == 4
+    assert "is unknown" in told.err
+    assert "--key" in told.err
