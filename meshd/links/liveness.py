@@ -1,0 +1,193 @@
+"""Failure detection on one link: who pings when, and how long silence may last. Pure.
+
+Any authenticated frame counts as life. The side with the lower id pings about once a second; the other
+side only now and then, to know its own round-trip time. A peer that is silent for three times its
+usual gap is suspect and gets four quick probes; if none is answered, the link is down. Time in
+which we did not listen ourselves (a late loop, a full inbox) does not count as the peer's silence.
+"""
+
+import enum
+import math
+import random
+from typing import TypeAlias
+
+import attrs
+
+from meshd.links.quality import RoundTrip
+
+PING_SECONDS = 1.0
+MEASURE_SECONDS = 15.0
+"""How often the side with the higher id pings."""
+PING_JITTER = 0.1
+PROBES = 4
+PROBE_SECONDS = 0.5
+PATIENCE_GAPS = 3
+PATIENCE_SECONDS = (3.0, 10.0)
+LONGEST_LAST_WAIT_SECONDS = 5.0
+IDLE_GAP_SECONDS = 0.25
+"""Shorter gaps are traffic, and say nothing about how often an idle peer speaks."""
+LAG_SECONDS = 0.1
+"""Being called later than this after a deadline means that we were not running."""
+MAX_OUTSTANDING = 8
+
+
+class Phase(enum.Enum):
+    """What we think of the peer's end of the link."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DOWN = "down"
+
+
+@attrs.frozen
+class SendPing:
+    """Send a Ping with this token."""
+
+    token: int
+
+
+@attrs.frozen
+class PhaseChanged:
+    """The verdict is new."""
+
+    phase: Phase
+
+
+Action: TypeAlias = SendPing | PhaseChanged
+
+
+class Liveness:
+    """The failure detector of one link.
+
+    Args:
+        lower: whether our id is the lower one, so that we keep the link alive.
+        first_ping: ping at once; else after one interval.
+        now: monotonic seconds, as in every call.
+        interval: seconds between pings of the lower side; more on battery.
+    """
+
+    def __init__(
+        self, *, lower: bool, first_ping: bool, now: float, rng: random.Random, interval: float = PING_SECONDS
+    ) -> None:
+        self.phase = Phase.ALIVE
+        self.round_trip = RoundTrip()
+        self._rng = rng
+        self._interval = interval if lower else max(interval, MEASURE_SECONDS)
+        self._mean_gap = interval
+        self._heard_at = now
+        self._deaf = False
+        self._ping_at = now if first_ping else now + interval
+        self._suspect_at = now + self.patience
+        self._probes = 0
+        self._probe_at = math.inf
+        self._outstanding: dict[int, float] = {}
+        self._answered = 0
+        self._lost = 0
+        self._due = self.next_deadline
+
+    @property
+    def patience(self) -> float:
+        """Seconds of silence before suspicion: clamp(3 x mean gap, 3, 10)."""
+        shortest, longest = PATIENCE_SECONDS
+        return min(max(PATIENCE_GAPS * self._mean_gap, shortest), longest)
+
+    @property
+    def next_deadline(self) -> float:
+        """When to call :meth:`poll` at the latest."""
+        if self.phase is Phase.DOWN:
+            return math.inf
+        return min(self._ping_at, self._suspect_at) if self.phase is Phase.ALIVE else self._probe_at
+
+    def receive(self, now: float) -> tuple[Action, ...]:
+        """Something authentic came from the peer."""
+        gap = now - self._heard_at
+        if gap >= IDLE_GAP_SECONDS and not self._deaf:
+            self._mean_gap += (gap - self._mean_gap) / 8
+        self._heard_at = now
+        self._deaf = False
+        self._suspect_at = now + self.patience
+        if self.phase is not Phase.SUSPECT:
+            return ()
+        self.phase = Phase.ALIVE
+        return (PhaseChanged(Phase.ALIVE),)
+
+    def deafen(self) -> None:
+        """We stop listening until the next :meth:`receive`: silence is ours meanwhile."""
+        self._deaf = True
+
+    def challenge(self, now: float) -> None:
+        """Doubt the link now (after sleep, or a change of network). Poll right after."""
+        if self.phase is Phase.ALIVE:
+            self._suspect_at = now
+            self._due = now
+
+    def pong(self, token: int, now: float) -> float | None:
+        """A Pong came. Returns the round trip in seconds, None when its Ping is not known any more."""
+        sent_at = self._outstanding.pop(token, None)
+        if sent_at is None:
+            return None
+        rtt = now - sent_at
+        if rtt <= self._overdue_after:
+            self._answered += 1
+        else:
+            self._lost += 1  # late is lost, for whoever counts transmissions
+        self.round_trip.add(rtt)
+        return rtt
+
+    def take_outcomes(self) -> tuple[int, int]:
+        """Pings answered in time and pings not, since the last call."""
+        outcomes = self._answered, self._lost
+        self._answered = self._lost = 0
+        return outcomes
+
+    def poll(self, now: float) -> tuple[Action, ...]:
+        """Do what is due at ``now``."""
+        if self.phase is Phase.DOWN:
+            return ()
+        lag = now - self._due
+        if lag > LAG_SECONDS:
+            self._stretch(lag, now)
+        if self._deaf:
+            self._suspect_at = now + self.patience
+            self._probe_at = now + PROBE_SECONDS
+        actions: list[Action] = []
+        if self.phase is Phase.ALIVE and now >= self._suspect_at:
+            self.phase = Phase.SUSPECT
+            self._probes, self._probe_at = 0, now
+            actions.append(PhaseChanged(Phase.SUSPECT))
+        if self.phase is Phase.SUSPECT and now >= self._probe_at:
+            actions.append(self._probe(now))
+        if now >= self._ping_at and self.phase is not Phase.DOWN:
+            if self.phase is Phase.ALIVE:
+                actions.append(self._ping(now))
+            self._ping_at = now + self._interval * self._rng.uniform(1 - PING_JITTER, 1 + PING_JITTER)
+        self._due = self.next_deadline
+        return tuple(actions)
+
+    @property
+    def _overdue_after(self) -> float:
+        return max(PING_SECONDS, self.round_trip.timeout)
+
+    def _stretch(self, lag: float, now: float) -> None:
+        self._heard_at = min(now, self._heard_at + lag)
+        self._suspect_at += lag
+        self._probe_at += lag
+
+    def _probe(self, now: float) -> Action:
+        if self._probes == PROBES:
+            self.phase = Phase.DOWN
+            return PhaseChanged(Phase.DOWN)
+        self._probes += 1
+        wait = PROBE_SECONDS
+        if self._probes == PROBES:  # the last one gets the time that an answer really takes
+            wait = min(max(self.round_trip.timeout, PROBE_SECONDS), LONGEST_LAST_WAIT_SECONDS)
+        self._probe_at = now + wait
+        return self._ping(now)
+
+    def _ping(self, now: float) -> SendPing:
+        if len(self._outstanding) == MAX_OUTSTANDING:
+            del self._outstanding[next(iter(self._outstanding))]
+            self._lost += 1
+        token = self._rng.getrandbits(62)
+        self._outstanding[token] = now
+        return SendPing(token)
