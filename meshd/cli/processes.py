@@ -22,8 +22,8 @@ LOG_TAIL_LINES = 25
 _CONFIG = """\
 # Loopback only, any free ports: nothing of this reaches the network.
 [listen]
-quic = "127.0.0.1:0"
-websocket = "127.0.0.1:0"
+quic = ["127.0.0.1:0"]
+websocket = ["127.0.0.1:0"]
 
 [discovery]
 interfaces = ["lo"]

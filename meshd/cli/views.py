@@ -15,21 +15,13 @@ _LINK_COLOURS = {"up": "green", "suspect": "yellow", "down": "red"}
 REASONS = {
     "no-route": "no path to it now",
     "no-card": "nothing heard of it yet, so it can't be sealed",
-    "no-key": "waits for its key",
-    "no-receipt": "sent, not confirmed yet",
     "awaiting-receipt": "sent, not confirmed yet",
-    "sent": "sent, not confirmed yet",
+    "sending": "on its way",
     "credit": "its mailbox is full: an app there reads too slowly",
-    "no-credit": "its mailbox is full: an app there reads too slowly",
-    "busy": "the next device has too much in hand",
-    "link-busy": "the link is full; it goes out in turn",
     "window": "the link is full; it goes out in turn",
-    "backoff": "no answer yet; it is sent again soon",
-    "retry": "no answer yet; it is sent again soon",
+    "busy": "the next device has too much in hand",
     "hop-limit": "too many hops; held here",
     "removed": "the device was removed from the mesh",
-    "relayed": "handed to a relay, until the device comes",
-    "sending": "on its way",
 }
 """Why mail waits, in words. A code that is not listed is shown as it is, with spaces."""
 

@@ -181,6 +181,24 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
     assert done.stderr.startswith("error: Can't write the output: No space left on device.")
 
 
+HEAVY = {"anyio", "apsw", "asyncio", "cattrs", "cryptography", "rich", "segno", "structlog", "trio", "zstandard"}
+IMPORTED = """
+import sys
+from meshd.cli.app import run
+run(["--socket", sys.argv[1], "status", "--json"])
+print(*{name.split(".")[0] for name in sys.modules}, *(name for name in sys.modules if name.startswith("meshd.")))
+"""
+
+
+def test_a_plain_command_imports_nothing_heavy(daemon: FakeDaemon) -> None:
+    daemon.answers["status"] = {}
+    done = subprocess.run([sys.executable, "-c", IMPORTED, daemon.path], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.splitlines()[1].split())
+    assert "meshd.client.blocking" in imported
+    assert not imported & HEAVY
+    assert not any(name.startswith(("meshd.node", "meshd.store", "meshd.cli.demo")) for name in imported)
+
+
 def test_ctrl_c_exits_130_without_a_word(directory: Path, daemon: FakeDaemon) -> None:
     asked, answering = os.pipe()
 
