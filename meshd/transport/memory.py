@@ -338,11 +338,10 @@ class MemoryNetwork:
         self._forget(pipe)
 
     def _forget(self, pipe: Pipe) -> None:
-        """Drop a connection from the books once both sides are done with it and all has arrived."""
+        """Drop a connection from the books once both sides are done with it."""
         back = self._pairs.get(pipe)
         if back is not None and pipe.is_finished and back.is_finished:
-            if pipe.fault or not (pipe.is_stalled or back.is_stalled):
-                del self._pairs[pipe], self._pairs[back]
+            del self._pairs[pipe], self._pairs[back]
 
     def _delay(self, pair: tuple[str, str]) -> float:
         rule = self._rules.get(pair, self._rule)

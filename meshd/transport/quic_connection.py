@@ -1,0 +1,368 @@
+"""One QUIC connection as a pipe of frames: two streams for the two lanes, each with a window of its own.
+
+aioquic takes in and buffers without measure, so each lane's receiver grants what it has room for,
+in-band (see framing), and a peer that sends more is cut off.
+"""
+
+import enum
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import attrs
+import structlog
+import trio
+from aioquic.quic import connection as aioquic_connection
+from aioquic.quic import events
+
+from meshd.errors import RemoteProtocolError
+from meshd.transport.base import Address, Lane, TransportError
+from meshd.transport.framing import (
+    BATCH_BYTES,
+    INITIAL_LIMIT,
+    PREFIX_BYTES,
+    FrameReader,
+    encode_batches,
+    encode_grant,
+    oversized,
+)
+from meshd.transport.sockets import SockAddr, to_address
+from meshd.transport.udp import UdpSocket
+from meshd.wire.frames import ALPN_LINK, MAX_FRAME_BYTES
+
+_log = structlog.get_logger()
+
+WINDOW_BYTES = 4 * 1024 * 1024
+"""What a lane may hold unread once the peer is known."""
+
+INITIAL_WINDOW_BYTES = 64 * 1024
+"""What it may hold before: enough for a handshake."""
+
+MAX_SPAN_BYTES = 16 * 1024 * 1024
+"""What a peer may make aioquic set aside for data that came out of order."""
+
+_CLOSE_SECONDS = 1.0
+_LANES = {0: Lane.CONTROL, 4: Lane.BULK}  # RFC 9000 section 2.1: the dialer's first two streams
+_IDLE = "Idle timeout"
+
+
+class State(enum.Enum):
+    """A connection's life, in this order."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+@attrs.define(eq=False)
+class _LaneState:
+    stream: int
+    reader: FrameReader = attrs.field(factory=lambda: FrameReader(limit=MAX_FRAME_BYTES, grants=True))
+    frames: deque[bytes] = attrs.field(factory=deque)
+    credit: int = INITIAL_WINDOW_BYTES
+    """Bytes that the other side still takes."""
+    credited: trio.Event = attrs.field(factory=trio.Event)
+    granted: int = INITIAL_WINDOW_BYTES
+    """Bytes that the other side may have sent, in all."""
+    consumed: int = 0
+    opened: bool = False
+    finished: bool = False
+
+
+class QuicConnection:
+    """See :class:`meshd.transport.base.Connection`. :meth:`run` has to run all the while."""
+
+    transport = "quic"
+    alpn = ALPN_LINK
+
+    def __init__(
+        self,
+        quic: aioquic_connection.QuicConnection,
+        udp: UdpSocket,
+        routes: dict[bytes, "QuicConnection"],
+        *,
+        dialed: bool,
+        remote: SockAddr,
+        listener_certificate: bytes,
+        leave: Callable[[], None],
+    ) -> None:
+        self.dialed = dialed
+        self.local = udp.address
+        self.remote: Address = to_address(self.transport, remote)
+        self.listener_certificate = listener_certificate
+        self.target = remote
+        self.opened = trio.Event()
+        """Set when frames can flow, or never will."""
+        self.state = State.OPENING
+        self._quic = quic
+        self._udp = udp
+        self._routes = routes
+        self._leave = leave
+        self._broken = False
+        self._sending_finished = False
+        self._limit = INITIAL_LIMIT
+        self._window = INITIAL_WINDOW_BYTES
+        self._lanes = {lane: _LaneState(stream) for stream, lane in _LANES.items()}
+        self._failure: TransportError | RemoteProtocolError | None = None
+        self._kick = trio.Event()
+        self._readable = trio.Event()
+        self._peer_finished = trio.Event()
+
+    # For the endpoint: bytes in, bytes out.
+
+    def take_in(self, data: bytes, source: SockAddr, now: float) -> None:
+        """Process a datagram. Answers go out when the driver is kicked."""
+        try:
+            self._quic.receive_datagram(data, source, now)
+        except Exception:
+            # Hostile bytes that aioquic does not expect may end this connection, and none besides.
+            _log.exception("quic.failed", remote=str(self.remote))
+            self._broken = True
+
+    def kick(self) -> None:
+        """Let the driver look at timers, events and what is to be sent."""
+        self._kick.set()
+
+    def refuse(self, reason: str) -> None:
+        """The network says that nobody is there. Only a dial that waits believes it."""
+        if self.dialed and self.state is State.OPENING:
+            self._end(TransportError(reason))
+
+    async def run(self) -> None:
+        """Drive the connection until it is closed. Cancelled, it says goodbye if that needs no waiting."""
+        try:
+            while self.state is not State.CLOSED and not self._broken:
+                await self._step()
+        except Exception:
+            _log.exception("quic.failed", remote=str(self.remote))  # as in take_in
+            self._broken = True
+        finally:
+            self._end(TransportError("this side has closed the connection" if not self._broken else "QUIC failed"))
+            if not self._broken:
+                with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await self._flush(trio.current_time())
+            for cid in [cid for cid, connection in self._routes.items() if connection is self]:
+                del self._routes[cid]
+
+    async def _step(self) -> None:
+        """Process what has happened, send what is due, and sleep until there is more to do."""
+        now = trio.current_time()
+        timer = self._quic.get_timer()
+        if timer is not None and timer <= now:
+            self._quic.handle_timer(now)
+        self._process_events()
+        await self._flush(now)
+        self._process_events()
+        if self.state is not State.CLOSED:
+            timer = self._quic.get_timer()
+            with trio.move_on_at(math.inf if timer is None else timer):
+                await self._kick.wait()
+            self._kick = trio.Event()
+
+    # For the user: frames.
+
+    async def send(self, frames: Sequence[bytes], lane: Lane = Lane.BULK) -> None:
+        """See the contract. Waits while the other side has not read WINDOW_BYTES of the lane."""
+        state = self._lanes[lane]
+        begun = False
+        try:
+            for batch in encode_batches(frames):
+                position = 0
+                while position < len(batch):
+                    self.check()
+                    if not state.credit:
+                        await state.credited.wait()
+                        continue
+                    chunk = batch[position : position + state.credit]
+                    state.credit -= len(chunk)
+                    position += len(chunk)
+                    begun = True
+                    self._quic.send_stream_data(state.stream, chunk)
+                    self._kick.set()
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            if begun:
+                self.abort()
+            raise
+
+    async def receive(self) -> Sequence[bytes]:
+        """See the contract. Control frames that have arrived come before bulk."""
+        while True:
+            if frames := self._take():
+                await trio.lowlevel.checkpoint()
+                return frames
+            if self._failure is not None:
+                raise self._failure
+            self._readable = trio.Event()
+            await self._readable.wait()
+
+    def set_limit(self, size_bytes: int) -> None:
+        """See the contract. Also opens the windows."""
+        self._limit = size_bytes
+        self._window = WINDOW_BYTES
+        self._leave()
+        self._grant()
+
+    async def aclose(self) -> None:
+        """See the contract."""
+        if self.state is State.OPEN and self._failure is None:
+            self._finish_sending()
+            with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await self._peer_finished.wait()
+        self._end(TransportError("this side has closed the connection"))
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        """Close at once, without waiting for what was handed over."""
+        self._end(TransportError("this side has closed the connection"))
+
+    def _take(self) -> list[bytes]:
+        frames: list[bytes] = []
+        size = 0
+        for state in self._lanes.values():
+            while state.frames and size < BATCH_BYTES:
+                if len(state.frames[0]) > self._limit:
+                    if not frames:
+                        self._end(oversized(len(state.frames[0]), self._limit))
+                        for lane in self._lanes.values():
+                            lane.frames.clear()
+                    return frames
+                frame = state.frames.popleft()
+                state.consumed += PREFIX_BYTES + len(frame)
+                size += len(frame)
+                frames.append(frame)
+        if frames:
+            self._grant()
+        return frames
+
+    def _grant(self) -> None:
+        """Let the other side send on when a good part of a window has been read."""
+        for state in self._lanes.values():
+            more = state.consumed + self._window - state.granted
+            if more >= self._window // 4 and self.state is State.OPEN and not self._sending_finished:
+                state.granted += more
+                self._quic.send_stream_data(state.stream, encode_grant(more))
+                self._kick.set()
+
+    def check(self) -> None:
+        """Raise TransportError when the connection is no more."""
+        if self._failure is not None:
+            reason = str(self._failure)
+            raise TransportError(reason) from self._failure
+
+    def _finish_sending(self) -> None:
+        if self._sending_finished:
+            return
+        self._sending_finished = True
+        for state in self._lanes.values():
+            self._quic.send_stream_data(state.stream, b"", end_stream=True)
+        self._kick.set()
+
+    # Events of aioquic.
+
+    def _process_events(self) -> None:
+        while (event := self._quic.next_event()) is not None:
+            match event:
+                case events.StreamDataReceived():
+                    self._receive_stream(event.stream_id, event.data, end=event.end_stream)
+                case events.ConnectionIdIssued():
+                    self._routes[event.connection_id] = self
+                case events.ConnectionIdRetired():
+                    self._routes.pop(event.connection_id, None)
+                case events.HandshakeCompleted() if self.dialed:
+                    self._open_lanes()
+                case events.StreamReset() | events.StopSendingReceived():
+                    self._end(TransportError("closed by the other side"))
+                case events.ConnectionTerminated():
+                    self._end(TransportError(_explain(event)))
+        target = self._quic.get_peer_address()
+        if target is not None and target != self.target:
+            self.target = target  # the peer has moved, or its router has given it another port
+            self.remote = to_address(self.transport, target)
+        if self.state is not State.CLOSED and unread_span(self._quic) > MAX_SPAN_BYTES:
+            self._end(RemoteProtocolError("P_FLOOD", "data far out of order"))
+
+    def _open_lanes(self) -> None:
+        # A stream exists for the listener when something has come on it.
+        for state in self._lanes.values():
+            self._quic.send_stream_data(state.stream, encode_grant(0))
+        self.state = State.OPEN
+        self.opened.set()
+
+    def _receive_stream(self, stream: int, data: bytes, *, end: bool) -> None:
+        lane = _LANES.get(stream)
+        if lane is None:
+            self._end(RemoteProtocolError("P_UNEXPECTED", "a stream that is no lane"))
+            return
+        state = self._lanes[lane]
+        state.opened = True
+        state.frames.extend(state.reader.feed(data))
+        if granted := state.reader.take_granted():
+            state.credit += granted
+            state.credited.set()
+            state.credited = trio.Event()
+        self._readable.set()
+        if state.reader.framed_bytes > state.granted + PREFIX_BYTES:  # a grant cut in two counts until it is whole
+            self._end(RemoteProtocolError("P_FLOOD", "more than the receiver has room for"))
+        if state.reader.error is not None:
+            self._end(state.reader.error)
+        state.finished = state.finished or end
+        if self.state is State.OPENING and all(lane.opened for lane in self._lanes.values()):
+            self.state = State.OPEN
+            self.opened.set()
+        if all(lane.finished for lane in self._lanes.values()):
+            self._receive_end()
+
+    def _receive_end(self) -> None:
+        """The other side has closed: answer in kind, so that it knows that all has arrived."""
+        self._peer_finished.set()
+        if self._failure is None:
+            self._finish_sending()
+            self._fail(TransportError("closed by the other side"))
+
+    def _fail(self, error: TransportError | RemoteProtocolError) -> None:
+        """From now on nothing more can be sent, and nothing received but what has come already."""
+        if self._failure is None:
+            self._failure = error
+        self._readable.set()
+        self._peer_finished.set()
+        for state in self._lanes.values():
+            state.credited.set()
+
+    def _end(self, error: TransportError | RemoteProtocolError) -> None:
+        self._fail(error)
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        self._quic.close(reason_phrase=error.code if isinstance(error, RemoteProtocolError) else "")
+        self.opened.set()
+        self._kick.set()
+
+    async def _flush(self, now: float) -> None:
+        datagrams = self._quic.datagrams_to_send(now)
+        if not datagrams:
+            return
+        error = await self._udp.send(datagrams)
+        if error is not None:
+            self.refuse(error.strerror or "the network is unreachable")
+
+
+def unread_span(quic: aioquic_connection.QuicConnection) -> int:
+    """Bytes between what has been handed up and the furthest that has come, of all streams.
+
+    aioquic doubles its flow-control limits with the furthest byte, also when nothing before it has
+    come, and sets aside all the memory between. It has no public way to see that: this is the one
+    look at a private attribute.
+    """
+    return sum(stream.receiver.highest_offset - stream.receiver.starting_offset() for stream in quic._streams.values())
+
+
+def _explain(event: events.ConnectionTerminated) -> str:
+    """One line for people."""
+    if event.reason_phrase == _IDLE:
+        return "no answer for too long"
+    if not event.error_code and not event.reason_phrase:
+        return "closed by the other side"
+    if 0x100 <= event.error_code <= 0x1FF:  # RFC 9001 section 4.8: a TLS alert
+        return f"certificate refused: {event.reason_phrase or 'TLS failed'}"
+    return f"closed: {event.reason_phrase or hex(event.error_code)}"
