@@ -229,7 +229,11 @@ def _payload(value: Any) -> bytes:
     return value
 
 
-def _message(value: Any) -> bytes | tuple[bytes, dict[str, str], str | None]:
+def check_message(value: Any) -> bytes | tuple[bytes, dict[str, str], str | None]:
+    """One message of a send: its payload, or payload, headers and reply-to.
+
+    Raises ShapeError, MeshdError(E_TOO_LARGE).
+    """
     if type(value) is not list:
         return _payload(value)
     if len(value) != 3:
@@ -297,7 +301,7 @@ _nothing = _arguments({})
 
 OPERATIONS: dict[str, Shape] = {
     "send": _arguments(
-        {"destination": _device, "messages": matching(array(_message, MAX_SEND_MESSAGES), bool, "a message")},
+        {"destination": _device, "messages": matching(array(check_message, MAX_SEND_MESSAGES), bool, "a message")},
         {
             "service": (_service, "default"),
             "priority": (_priority, Priority.NORMAL),

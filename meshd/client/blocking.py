@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from meshd.api import protocol
-from meshd.client.delivery import Batch, Delivery, Spans, deliveries, read_batch
+from meshd.client.delivery import Batch, Delivery, Spans, each, read_batch
 from meshd.client.session import GREETING, Session, lost, outcome_unknown
 from meshd.client.sockets import find_socket, open_socket
 from meshd.errors import MeshdError
@@ -342,7 +342,7 @@ class Subscription:
             except StopIteration:
                 raise MeshdError("E_STOPPING", "The daemon ended the subscription.") from None
             for batch in item:
-                self._waiting.extend(deliveries(self, read_batch(batch)))
+                self._waiting.extend(each(read_batch(batch), Delivery, self))
         return self._waiting.popleft()
 
     def ack(self, what: "Delivery[Subscription] | Batch") -> None:

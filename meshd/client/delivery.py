@@ -1,5 +1,6 @@
 """What a subscription hands out: batches as they come, and the messages in them."""
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -173,12 +174,15 @@ def read_batch(value: Any) -> Batch:
     return Batch(*fields)
 
 
-def deliveries(reader: Reader, batch: Batch) -> list[Delivery[Reader]]:
-    """The messages of ``batch``, one by one."""
+Made = TypeVar("Made")
+
+
+def each(batch: Batch, make: Callable[..., Made], reader: object) -> list[Made]:
+    """The messages of ``batch`` one by one, as the Delivery class ``make`` of ``reader``."""
     return [
-        Delivery(reader, batch, index, message, {}, None)
+        make(reader, batch, index, message, {}, None)
         if isinstance(message, bytes)
-        else Delivery(reader, batch, index, message[0], message[1], message[2])
+        else make(reader, batch, index, message[0], message[1], message[2])
         for index, message in enumerate(batch.messages)
     ]
 

@@ -1,0 +1,317 @@
+"""The sources of requests: single calls, sends that travel together, and publishers."""
+
+from collections import deque
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import attrs
+
+from meshd.api import protocol
+from meshd.client.connection import Connection
+from meshd.client.session import lost, outcome_unknown
+from meshd.errors import MeshdError
+from meshd.wire.codec import ShapeError
+
+PlainMessage: TypeAlias = bytes | list[Any]
+"""A message as a request carries it: its payload, or a list of payload, headers, reply-to."""
+
+_REQUEST_BYTES = 512 * 1024
+"""Payload in one request of several messages."""
+
+_REQUEST_MESSAGES = protocol.MAX_SEND_MESSAGES
+
+_PUBLISHER_REQUESTS = 16
+"""A publisher's requests in flight: with more, what gathers meanwhile makes larger requests instead."""
+
+_BREATH = 64
+"""Messages between two pauses of a publisher that never has to wait."""
+
+
+@attrs.frozen
+class SendResult:
+    """A message's id, and the state it has reached."""
+
+    id: str
+    state: str
+
+
+def plain_message(payload: bytes, headers: dict[str, str] | None, reply_to: str | None) -> PlainMessage:
+    """Raises MeshdError: ``E_TOO_LARGE``, ``E_USAGE``; checked here so that it can't fail others' messages."""
+    message = [payload, headers or {}, reply_to] if headers or reply_to else payload
+    try:
+        protocol.check_message(message)
+    except ShapeError as error:
+        raise MeshdError("E_USAGE", f"send: {error}.") from error
+    return message
+
+
+class Call:
+    """One request and its answer."""
+
+    def __init__(self, connection: Connection, op: str, arguments: dict[str, Any]) -> None:
+        self._connection = connection
+        self._op = op
+        self._arguments = arguments
+        self._id: int | None = None
+        self._done = anyio.Event()
+        self._value: Any = None
+        self._error: MeshdError | None = None
+
+    async def answer(self) -> Any:
+        """Ask, and wait for the answer. Cancelled, the daemon is told to forget the request."""
+        self._connection.ready(self)
+        try:
+            await self._done.wait()
+        finally:
+            if not self._done.is_set():
+                self._done.set()
+                if self._id is not None:
+                    self._connection.give_up(self._id)
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def issue(self) -> None:
+        if self._done.is_set():  # cancelled before its turn
+            return
+        try:
+            self._id = self._connection.request(self._op, self._arguments, self)
+        except MeshdError as error:
+            self.on_failure(error, lost=False)
+
+    def on_item(self, value: Any) -> None:
+        """Calls have no items; a daemon that sends some says nothing that was asked for."""
+
+    def on_result(self, value: Any) -> None:
+        self._value = value
+        self._done.set()
+
+    def on_failure(self, error: MeshdError, *, lost: bool) -> None:
+        self._error = outcome_unknown() if lost and self._op == "send" else error
+        self._done.set()
+
+
+class _Parcel:
+    """One message of :class:`Together`, and the event that its sender waits for."""
+
+    __slots__ = ("done", "error", "message", "result")
+
+    def __init__(self, message: PlainMessage) -> None:
+        self.message = message
+        self.done = anyio.Event()
+        self.result: SendResult | None = None
+        self.error: MeshdError | None = None
+
+
+class Together:
+    """Single sends to one place, made by many tasks: one request for all that wait when the writer is free."""
+
+    def __init__(self, connection: Connection, arguments: dict[str, Any]) -> None:
+        self._connection = connection
+        self._arguments = arguments
+        self._waiting: deque[_Parcel] = deque()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no message waits for its request."""
+        return not self._waiting
+
+    async def send(self, message: PlainMessage) -> SendResult:
+        """Add a message and wait for its answer. Cancelled, it is withdrawn if it has not left yet."""
+        parcel = _Parcel(message)
+        if not self._waiting:
+            self._connection.ready(self)
+        self._waiting.append(parcel)
+        try:
+            await parcel.done.wait()
+        finally:
+            if not parcel.done.is_set() and parcel in self._waiting:
+                self._waiting.remove(parcel)
+        if parcel.result is None:
+            raise parcel.error or lost()
+        return parcel.result
+
+    def issue(self) -> None:
+        if not self._waiting:
+            return
+        parcels: list[_Parcel] = []
+        size = 0
+        while self._waiting and len(parcels) < _REQUEST_MESSAGES:
+            size += _size(self._waiting[0].message)
+            if parcels and size > _REQUEST_BYTES:
+                break
+            parcels.append(self._waiting.popleft())
+        if self._waiting:
+            self._connection.ready(self)
+        arguments = {**self._arguments, "messages": [parcel.message for parcel in parcels]}
+        self._connection.request("send", arguments, _Answered(parcels))
+
+    def on_failure(self, error: MeshdError, *, lost: bool) -> None:
+        """Nothing of what waits was sent."""
+        parcels, self._waiting = self._waiting, deque()
+        _Answered(list(parcels)).on_failure(error, lost=lost)
+
+
+class _Answered:
+    """Waits for the answer to one request of :class:`Together`."""
+
+    def __init__(self, parcels: list[_Parcel]) -> None:
+        self._parcels = parcels
+
+    def on_item(self, value: Any) -> None:
+        """A send has no items."""
+
+    def on_result(self, value: Any) -> None:
+        state = value["state"]
+        for parcel, message_id in zip(self._parcels, value["ids"], strict=True):
+            parcel.result = SendResult(message_id, state)
+            parcel.done.set()
+
+    def on_failure(self, error: MeshdError, *, lost: bool) -> None:
+        for parcel in self._parcels:
+            # One error object each: every sender raises its own.
+            parcel.error = outcome_unknown() if lost else MeshdError(error.code, error.message, error.hint)
+            parcel.done.set()
+
+
+class Publisher:
+    """Sends to one place without waiting for each answer; see ``Client.publisher``.
+
+    Messages arrive in the order they were sent. Not to be used by several tasks at once.
+    """
+
+    def __init__(
+        self, connection: Connection, arguments: dict[str, Any], *, window_messages: int, window_bytes: int
+    ) -> None:
+        self._connection = connection
+        self._arguments = arguments
+        self._window_messages = window_messages
+        self._window_bytes = window_bytes
+        self._waiting: list[PlainMessage] = []
+        self._open_messages = 0
+        self._open_bytes = 0
+        self._in_ready = False
+        self._requests = 0
+        self._error: MeshdError | None = None
+        self._refused = 0
+        self._moved = anyio.Event()
+
+    async def __aenter__(self) -> "Publisher":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.flush()
+
+    async def send(self, payload: bytes, *, headers: dict[str, str] | None = None, reply_to: str | None = None) -> None:
+        """Queue one message; waits only while the window is full.
+
+        Raises MeshdError: ``E_TOO_LARGE`` for this one, or why an earlier one was refused (then this
+        one is not queued; ``flush`` clears that). Cancelled, the message is not queued.
+        """
+        if headers or reply_to or type(payload) is not bytes or len(payload) > protocol.MAX_PAYLOAD_BYTES:
+            message = plain_message(payload, headers, reply_to)
+        else:
+            message = payload
+        while self._open_messages >= self._window_messages or self._open_bytes >= self._window_bytes:
+            await self._move()
+        if self._error is not None:
+            raise self._error
+        if not self._in_ready and self._requests < _PUBLISHER_REQUESTS:
+            self._connection.ready(self)
+            self._in_ready = True
+        self._waiting.append(message)
+        self._open_messages += 1
+        self._open_bytes += len(payload)
+        if self._open_messages % _BREATH == 0:
+            # A sender that never waits would keep the writer from its turn until the window is full.
+            await anyio.lowlevel.checkpoint()
+
+    async def flush(self) -> None:
+        """Return when every message so far is accepted.
+
+        Raises MeshdError with the first reason why some were not; what was sent after a refused one
+        may have been accepted.
+        """
+        while self._open_messages:
+            await self._move()
+        error, refused = self._error, self._refused
+        self._error, self._refused = None, 0
+        if error is not None:
+            raise MeshdError(error.code, f"{error.message} ({refused} messages)", error.hint)
+
+    async def _move(self) -> None:
+        self._moved = anyio.Event()
+        await self._moved.wait()
+
+    def issue(self) -> None:
+        self._in_ready = False
+        waiting, size, count = self._waiting, 0, 0
+        for message in waiting[:_REQUEST_MESSAGES]:
+            size += _size(message)
+            if count and size > _REQUEST_BYTES:
+                size -= _size(message)
+                break
+            count += 1
+        if not count:
+            return
+        messages, self._waiting = waiting[:count], waiting[count:]
+        self._requests += 1
+        self._connection.request("send", {**self._arguments, "messages": messages}, _Published(self, count, size))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._waiting and not self._in_ready and self._requests < _PUBLISHER_REQUESTS:
+            self._in_ready = True
+            self._connection.ready(self)
+
+    def settle(self, messages: int, size_bytes: int, error: MeshdError | None) -> None:
+        """So many messages have their answer."""
+        self._requests -= 1
+        self._open_messages -= messages
+        self._open_bytes -= size_bytes
+        if error is not None:
+            self._error = self._error or error
+            self._refused += messages
+        if self._connection.failure is None:
+            self._go_on()
+        else:
+            self._drop_waiting(self._connection.failure)
+        self._moved.set()
+
+    def on_failure(self, error: MeshdError, *, lost: bool) -> None:
+        self._drop_waiting(error)
+        self._moved.set()
+
+    def _drop_waiting(self, error: MeshdError) -> None:
+        self._error = self._error or error
+        self._refused += len(self._waiting)
+        self._open_messages -= len(self._waiting)
+        self._open_bytes -= sum(map(_size, self._waiting))
+        self._waiting = []
+
+
+class _Published:
+    """Waits for the answer to one request of a publisher."""
+
+    def __init__(self, publisher: Publisher, messages: int, size_bytes: int) -> None:
+        self._publisher = publisher
+        self._messages = messages
+        self._size_bytes = size_bytes
+
+    def on_item(self, value: Any) -> None:
+        """A send has no items."""
+
+    def on_result(self, value: Any) -> None:
+        self._publisher.settle(self._messages, self._size_bytes, None)
+
+    def on_failure(self, error: MeshdError, *, lost: bool) -> None:
+        self._publisher.settle(self._messages, self._size_bytes, outcome_unknown() if lost else error)
+
+
+def _size(message: PlainMessage) -> int:
+    return len(message) if isinstance(message, bytes) else len(message[0])
