@@ -99,6 +99,9 @@ def run(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except click.Abort:
         return EXIT_INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
     except click.ClickException as error:
         return _report(_usage_error(error), as_json=session.as_json or "--json" in arguments)
     except MeshdError as error:

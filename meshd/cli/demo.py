@@ -65,10 +65,10 @@ class Stage:
 @click.option("--keep", is_flag=True, help="Keep the daemons' directory (state, logs) and say where it is.")
 @pass_session
 def demo(session: Session, keep: bool) -> int:
-    """Show a mesh of three real daemons on this machine, step by step.
+    """Show a mesh of three daemons on this machine.
 
-    They use a temporary directory, loopback and free ports only, and are gone afterwards. It takes
-    some seconds. Exit code 0 means that every step truly happened.
+    Real ones, step by step. They use a temporary directory, loopback and free ports only, and are
+    gone afterwards. It takes some seconds. Exit code 0 means that every step truly happened.
     """
     stop_on_sigterm()
     directory = Path(tempfile.mkdtemp(prefix="meshd-demo-"))

@@ -96,7 +96,10 @@ def _show_qr(code: str) -> None:
 )
 @pass_session
 def join(session: Session, code: str, name: str | None) -> None:
-    """Enter a mesh with the CODE that `meshctl invite` printed on one of its admins."""
+    """Enter a mesh with the CODE of an invitation.
+
+    One of the mesh's admins prints it with `meshctl invite`.
+    """
     answer = session.ask("join", {"code": code.strip(), "name": name}, timeout=JOIN_TIMEOUT_S)
     if session.as_json:
         screen.document(answer)
@@ -110,7 +113,7 @@ def join(session: Session, code: str, name: str | None) -> None:
 @click.command(cls=Command)
 @pass_session
 def members(session: Session) -> None:
-    """List the devices of the mesh: name, role, state, id."""
+    """List the devices of the mesh."""
     answer = session.ask("members")
     if session.as_json:
         screen.document(answer)
@@ -130,10 +133,10 @@ def members(session: Session) -> None:
 @click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @pass_session
 def remove(session: Session, device: str, yes: bool) -> None:
-    """Shut DEVICE (a name, id or id prefix) out of the mesh, for ever.
+    """Shut DEVICE out of the mesh, for ever.
 
-    Every member that hears of it cuts the device off at once. Coming back takes a new key.
-    Asks before it acts when run by hand on a terminal.
+    DEVICE is a name, an id or the start of an id. Every member that hears of it cuts the device
+    off at once. Coming back takes a new key. Asks before it acts when run by hand on a terminal.
     """
     if not yes and not session.as_json and sys.stdin.isatty():
         click.confirm(f"Remove {device} from the mesh for ever?", abort=True)

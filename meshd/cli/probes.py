@@ -24,7 +24,7 @@ _ANSWER_MARGIN_S = 2.0
 @click.option("--count", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many round trips.")
 @pass_session
 def ping(session: Session, dest: str, count: int) -> None:
-    """Measure round trips to DEST through the mesh, and show the path.
+    """Measure round trips to DEST, and show the path.
 
     --timeout is how long to wait for the answers in all (default 5 s). Exit code 4 when none came.
     """
@@ -67,7 +67,9 @@ def _hop_name(hop: object) -> str:
 @click.argument("message_id", metavar="ID")
 @pass_session
 def trace(session: Session, message_id: str) -> None:
-    """Tell the life of one message: where it was, when, and why it waited.
+    """Tell the life of one message.
+
+    Where it was, when, and why it waited.
 
     ID is what `meshctl send` printed. Ids are kept for 7 days, on the sender.
     """

@@ -31,11 +31,11 @@ _OLD_S = 60.0
 @click.option("--follow", is_flag=True, help="Wait for more for ever.")
 @pass_session
 def receive(session: Session, service: str, count: int | None, consumer: str, follow: bool) -> None:
-    """Print the messages of a SERVICE (`default` unless given), oldest first.
+    """Print the messages that came for a SERVICE.
 
-    Prints what is waiting and ends when nothing more comes for 0.3 s, with exit code 0 even if
-    there was nothing. With --count, waits for that many; with --follow, never ends. --timeout
-    limits it all: when it passes before the end, the exit code is 4.
+    SERVICE is `default` unless given. Prints what is waiting, and ends when nothing more comes for
+    0.3 s, with exit code 0 even if there was nothing. With --count, waits for that many; with
+    --follow, never ends. --timeout limits it all: when it passes first, the exit code is 4.
 
     Each message is acknowledged after it was printed, and then never shown to this consumer again.
     Without --json a message that is not text is shown by its size only.

@@ -43,9 +43,11 @@ def send(
     wait: str | None,
     key: str | None,
 ) -> None:
-    """Send TEXT, a file, or standard input (-) to the service of a device; up to 1 MiB.
+    """Send a message to a service of a device.
 
-    DEST is a name, an id, or the unambiguous start of an id. SERVICE is `default` unless given.
+    The message is TEXT, a file, or standard input (-); up to 1 MiB. DEST is a name, an id, or the
+    unambiguous start of an id. SERVICE is `default` unless given.
+
     The answer `accepted` means: on disk here, and it will get there. --wait delivered and --wait
     consumed have no time limit of their own; with --timeout, exit code 4 when it passes. The
     message stays accepted then.

@@ -34,7 +34,7 @@ def reason_in_words(code: str) -> str:
 @click.command(cls=Command)
 @pass_session
 def status(session: Session) -> None:
-    """Show this device at a glance: mesh, peers, waiting mail, addresses."""
+    """Show this device at a glance."""
     answer = session.ask("status")
     if session.as_json:
         screen.document(answer)
@@ -76,7 +76,7 @@ def _status_advice(in_mesh: bool, up: int, known: int) -> str | None:
 @click.command(cls=Command)
 @pass_session
 def peers(session: Session) -> None:
-    """List the other devices: whether each is linked, over what, and how well."""
+    """List the other devices: who is linked, and how well."""
     answer = session.ask("peers")
     if session.as_json:
         screen.document(answer)
@@ -118,7 +118,10 @@ def _peer_cells(row: Fields) -> tuple[str, ...]:
 @click.command(cls=Command)
 @pass_session
 def routes(session: Session) -> None:
-    """Show the routing table: for each device the next hop and the metric."""
+    """Show the routing table.
+
+    For each device the next hop and the metric, which is lower for better paths.
+    """
     answer = session.ask("routes")
     if session.as_json:
         screen.document(answer)
@@ -154,7 +157,7 @@ def _priority(row: Fields) -> str:
 @click.command(cls=Command)
 @pass_session
 def queue(session: Session) -> None:
-    """List what waits on this device: for whom, how much, how long, and why."""
+    """List the mail that waits on this device, and why."""
     answer = session.ask("queue")
     if session.as_json:
         screen.document(answer)

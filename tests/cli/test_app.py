@@ -47,6 +47,18 @@ def test_the_first_line_of_help_is_a_sentence(name: str) -> None:
     assert first.endswith(".")
 
 
+@pytest.mark.parametrize("arguments", [(), ("errors",)])
+def test_without_a_command_the_help_is_shown(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(" ".join(("Usage: meshctl", *arguments)))
+    assert "E_USAGE" not in done.stderr
+
+
+def test_no_summary_of_a_command_is_cut_short(meshctl: Meshctl) -> None:
+    assert "..." not in meshctl("--help").out.partition("Commands:")[2]
+
+
 def test_the_version_is_told(meshctl: Meshctl) -> None:
     assert meshctl("--version").out == "meshctl 0.1.0\n"
 
@@ -257,7 +269,9 @@ def on_a_terminal(arguments: list[str], **environment: str) -> str:
     return written.decode()
 
 
-def test_an_invitation_on_a_terminal_has_a_qr_code_and_colour_only_if_wanted(daemon: FakeDaemon) -> None:
+def test_an_invitation_on_a_terminal_has_a_qr_code_and_colour_only_if_wanted(
+    meshctl: Meshctl, daemon: FakeDaemon
+) -> None:
     daemon.answers["invite"] = {"code": "meshd-" + "a2" * 80, "expires_in_s": 600}
     arguments = command("--socket", str(daemon.path), "invite")
     coloured = on_a_terminal(arguments, NO_COLOR="")
@@ -268,7 +282,7 @@ def test_an_invitation_on_a_terminal_has_a_qr_code_and_colour_only_if_wanted(dae
     assert "meshctl join" in plain
     narrow = on_a_terminal(arguments, NO_COLOR="1", COLUMNS="20")
     assert "\N{UPPER HALF BLOCK}" not in narrow
-    piped = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    piped = meshctl("invite").out
     assert "\x1b" not in piped
     assert "\N{UPPER HALF BLOCK}" not in piped
 

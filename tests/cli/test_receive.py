@@ -154,3 +154,12 @@ def test_following_prints_each_message_before_the_next_comes_and_ctrl_c_is_quiet
     process.send_signal(2)
     assert process.communicate() == (b"", b"")
     assert process.returncode == 130
+
+
+def test_what_could_not_be_printed_is_not_acknowledged(daemon: FakeDaemon) -> None:
+    daemon.answers |= {"subscribe": Stream(([batch(0, b"one"), batch(1, b"two")],)), "ack": {}}
+    arguments = [sys.executable, "-m", "meshd.cli", "--socket", str(daemon.path), "receive"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, acked(daemon)) == (1, [])
+    assert done.stderr.startswith("error: Can't write the output")
