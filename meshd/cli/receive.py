@@ -76,7 +76,7 @@ def _next(subscription: Subscription, deadline: float | None, quiet_s: float | N
     try:
         return subscription.next(min(waits, default=None))
     except MeshdError as error:
-        if error.code != "E_TIMEOUT":
+        if error.code != "E_TIMEOUT" or not waits:
             raise
         return None
 

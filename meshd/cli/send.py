@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
+from meshd.api.protocol import MAX_PAYLOAD_BYTES
 from meshd.cli import screen
 from meshd.cli.answers import Fields, fields_of
 from meshd.cli.session import Command, Session, Span, pass_session
 from meshd.client.blocking import Client
 from meshd.errors import MeshdError
-
-MAX_MESSAGE_BYTES = 1024 * 1024
-"""The mesh's limit for one body (design section 5); the daemon holds it too."""
 
 PRIORITIES = ("critical", "high", "normal", "bulk")
 
@@ -84,7 +82,7 @@ def _send(session: Session, request: dict[str, object], wait: str | None) -> tup
         try:
             answer = client.call("await", {"id": message_id, "state": wait})
         except MeshdError as error:
-            if error.code != "E_TIMEOUT":
+            if error.code != "E_TIMEOUT" or session.timeout is None:
                 raise
             raise MeshdError(
                 "E_TIMEOUT",
@@ -128,10 +126,10 @@ def _body(text: str | None, path: Path | None) -> bytes:
     if path is not None:
         body = _file(path)
     elif text == "-":
-        body = sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1)
+        body = sys.stdin.buffer.read(MAX_PAYLOAD_BYTES + 1)
     else:
         body = os.fsencode(text or "")
-    if len(body) > MAX_MESSAGE_BYTES:
+    if len(body) > MAX_PAYLOAD_BYTES:
         raise MeshdError("E_TOO_LARGE", "The message body is over 1 MiB.")
     return body
 
@@ -139,6 +137,6 @@ def _body(text: str | None, path: Path | None) -> bytes:
 def _file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_MESSAGE_BYTES + 1)
+            return file.read(MAX_PAYLOAD_BYTES + 1)
     except OSError as error:
         raise MeshdError("E_USAGE", f"Can't read {path}: {error.strerror}.", "Check the path and its mode.") from error
