@@ -66,6 +66,7 @@ class Requests:
         self._due_at = math.inf
         self._changed = trio.Event()
         self._closed = False
+        self._outlet: Callable[[Due], None] | None = None
 
     def commit_nowait(self, ticket: int, ops: Sequence[Op], urgent: bool = True) -> None:
         """Commit ``ops``; not ``urgent``: with the next urgent request, LAZY_WAIT_S or LAZY_OPS_MAX at the latest.
@@ -95,9 +96,19 @@ class Requests:
         self._waiting.append(request)
 
     def _make_due(self, at: float) -> None:
-        if at < self._due_at:
+        if at == -math.inf and self._outlet is not None:
+            self._outlet(self.take_nowait())
+        elif at < self._due_at:
             self._due_at = at
             self._changed.set()
+
+    def pour_into(self, outlet: Callable[[Due], None]) -> None:
+        """From now on, what is due at once goes to ``outlet`` in the same call, a turn of the loop earlier.
+
+        What is waiting already goes there too. ``outlet`` must not block. take() stays for the rest.
+        """
+        self._outlet = outlet
+        self._make_due(-math.inf)
 
     async def take(self) -> Due:
         """Wait until something is due and take all that waits; empty after close_nowait. For one consumer.
@@ -107,7 +118,8 @@ class Requests:
         while trio.current_time() < self._due_at:
             with trio.move_on_at(self._due_at):
                 await self._changed.wait()
-            self._changed = trio.Event()
+            if self._changed.is_set():
+                self._changed = trio.Event()
         return self.take_nowait()
 
     def take_nowait(self) -> Due:
@@ -116,7 +128,8 @@ class Requests:
         self._waiting.clear()
         self._ops = 0
         self._due_at = -math.inf if self._closed else math.inf
-        self._changed = trio.Event()
+        if self._closed:
+            self._changed.set()
         return due
 
 

@@ -1,4 +1,4 @@
-"""The store's own thread, and the tasks that feed it and hand on what it says.
+"""The store's own thread, and the way to it and back.
 
 A slow disk stalls the thread and never the event loop. While one transaction runs, requests
 gather, and all of them go into the next: under load many share one fsync, and alone none waits.
@@ -7,7 +7,6 @@ gather, and all of them go into the next: under load many share one fsync, and a
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -27,46 +26,44 @@ _log = structlog.get_logger(__name__)
 class _Returns:
     """What the thread gives back, on its way to the Trio thread: one wake-up for each run."""
 
-    def __init__(self) -> None:
+    def __init__(self, post: Callable[[Event], None]) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._events: deque[Event] = deque()
-        self._arrived = trio.Event()
+        self._post = post
+        self._changed = trio.Event()
         self._error: BaseException | None = None
         self.ended = False
 
     def give(self, events: list[Event]) -> None:
-        """From the thread: hand over events."""
-        self._call(lambda: self._events.extend(events))
+        """From the thread: events to post."""
+        self._call(lambda: self._post_all(events))
 
     def end(self, error: BaseException | None) -> None:
         """From the thread: its last word, with what broke it."""
+        self._call(lambda: self._note_end(error))
 
-        def note() -> None:
-            self.ended = True
-            self._error = error
-
-        self._call(note)
-
-    def _call(self, change: Callable[[], None]) -> None:
-        def on_trio_thread() -> None:
-            change()
-            self._arrived.set()
-
+    def _call(self, on_trio_thread: Callable[[], None]) -> None:
         try:
             self._token.run_sync_soon(on_trio_thread)
         except trio.RunFinishedError:
             # The disk answered after the daemon had stopped waiting: there is nobody left to tell.
             _log.warning("store answered too late")
 
-    async def hand_on(self, post: Callable[[Event], None]) -> None:
-        """Post events until the thread has ended; raises what broke it. Cancelled: no event is lost."""
-        while True:
-            while self._events:
-                post(self._events.popleft())
-            if self.ended:
-                break
-            await self._arrived.wait()
-            self._arrived = trio.Event()
+    def _post_all(self, events: list[Event]) -> None:
+        try:
+            for event in events:
+                self._post(event)
+        except BaseException as error:  # Trio can't carry it from here: run_worker raises it
+            self._error = error
+            self._changed.set()
+
+    def _note_end(self, error: BaseException | None) -> None:
+        self.ended = True
+        self._error = self._error or error
+        self._changed.set()
+
+    async def wait_end(self) -> None:
+        """Wait until the thread has ended; raises what broke it, or what broke in ``post``, at once."""
+        await self._changed.wait()
         if self._error is not None:
             raise self._error
 
@@ -117,24 +114,27 @@ async def run_worker(
         post: called on the Trio thread with each event, in the order of the requests; must not block.
 
     Cancelled: what was asked for is still committed and posted, within CLOSE_LIMIT_S, then the
-    database is closed. Whatever the thread raises is a defect, and is raised here.
+    database is closed. Whatever the thread or ``post`` raises is a defect, and is raised here.
+
+    The thread gives the interpreter lock away at each SQLite call. A process whose loop is busy
+    sets ``sys.setswitchinterval(0.0002)``: with CPython's 5 ms a commit then takes up to seconds.
     """
-    returns = _Returns()
+    returns = _Returns(post)
     inbound: queue.SimpleQueue[Due | None] = queue.SimpleQueue()
     # A daemon thread: a disk that hangs for ever must not keep the process from ending.
     threading.Thread(target=_serve, args=(database, inbound, returns), name="store", daemon=True).start()
     task_status.started()
     try:
         async with trio.open_nursery() as nursery:
+            requests.pour_into(inbound.put)
             nursery.start_soon(_feed, requests, inbound)
-            await returns.hand_on(post)
+            await returns.wait_end()
             nursery.cancel_scope.cancel()
     finally:
         if not returns.ended:
             requests.close_nowait()
-            inbound.put(requests.take_nowait())
             inbound.put(None)
             with trio.move_on_after(CLOSE_LIMIT_S, shield=True) as limit:
-                await returns.hand_on(post)
+                await returns.wait_end()
             if limit.cancelled_caught:
                 _log.error("store not closed in time", limit_s=CLOSE_LIMIT_S)
