@@ -1,0 +1,1 @@
+"""Who is who, who belongs, and how that is proven. Pure, but for the one key file."""

@@ -1,0 +1,310 @@
+"""The link handshake: the same four frames over every transport, as two pure state machines.
+
+::
+
+    dialer                                  listener
+      | -- Hello(versions, nonce) ------------> |
+      | <------- Challenge(version, nonce) ---- |
+      | -- Proof(certificate, chain, sig) ----> |   merges the chain, then decides
+      | <-------- Welcome(epoch, seen, sig) --- |
+
+TLS has shown the dialer the listener's certificate, and that is part of what both sign, so neither
+a relayed nor a replayed handshake verifies. After an error a machine is of no further use.
+"""
+
+import enum
+import hashlib
+import random
+from collections.abc import Mapping
+
+import attrs
+
+from meshd.errors import CATALOGUE, LocalProtocolError, RemoteProtocolError
+from meshd.ids import Epoch, NodeId, to_text
+from meshd.trust.identity import Identity, certificate_key, key_node_id, verify
+from meshd.trust.roster import MAX_CHAIN_BYTES, Roster
+from meshd.wire import codec
+from meshd.wire.frames import PROTOCOL_VERSION, Challenge, Frame, Hello, Proof, Reject, Welcome, plain_epoch
+
+VERSIONS = (PROTOCOL_VERSION,)
+"""The protocol versions that this program speaks, best first."""
+
+NONCE_SIZE = 32
+
+_DIALER_LABEL = "meshd/handshake/dialer/v1"
+_LISTENER_LABEL = "meshd/handshake/listener/v1"
+_MAX_REASON = 200
+
+
+@attrs.frozen
+class HandshakeResult:
+    """A link is up.
+
+    Args:
+        seen: the highest epoch of ours that the peer knows; only the dialer learns it.
+        chain: the new statements that the dialer brought, verified; only the listener learns them.
+    """
+
+    peer: NodeId
+    peer_epoch: Epoch
+    seen: Epoch | None
+    version: int
+    chain: tuple[bytes, ...] = ()
+
+
+class _State(enum.Enum):
+    START = "start"
+    HELLO_SENT = "hello sent"
+    CHALLENGE_SENT = "challenge sent"
+    PROOF_SENT = "proof sent"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@attrs.frozen(kw_only=True)
+class _Transcript:
+    """What both sides sign, apart from their role and what is theirs alone."""
+
+    mesh_id: bytes
+    alpn: str
+    offered: tuple[int, ...]
+    chosen: int
+    dialer_key: bytes
+    listener_key: bytes
+    dialer_nonce: bytes
+    listener_nonce: bytes
+    listener_certificate: bytes
+
+    def parts(self) -> tuple[bytes, ...]:
+        return (
+            self.mesh_id,
+            codec.encode([list(self.offered), self.chosen, self.alpn]),
+            self.dialer_key,
+            self.listener_key,
+            self.dialer_nonce,
+            self.listener_nonce,
+            hashlib.sha256(self.listener_certificate).digest(),
+        )
+
+
+def _own(epoch: Epoch) -> bytes:
+    return codec.encode(plain_epoch(epoch))
+
+
+def _welcome_parts(transcript: _Transcript, dialer: Epoch, listener: Epoch, seen: Epoch | None) -> tuple[bytes, ...]:
+    return (*transcript.parts(), _own(dialer), _own(listener), b"" if seen is None else _own(seen))
+
+
+def _check_member(roster: Roster, node: NodeId, certificate: bytes) -> None:
+    member = roster.members.get(node)
+    if member is None:
+        raise RemoteProtocolError("P_NOT_MEMBER", f"{to_text(node)} is not in this mesh")
+    if member.removed:
+        raise RemoteProtocolError("P_REMOVED", f"{member.name} was removed from this mesh")
+    if member.certificate != certificate:
+        raise RemoteProtocolError("P_AUTH", f"not the certificate of {member.name}")
+
+
+def _rejected(frame: Reject) -> RemoteProtocolError:
+    # The peer's words may end in a log or on a terminal.
+    code = frame.code if frame.code.startswith("P_") and frame.code in CATALOGUE else "P_UNEXPECTED"
+    reason = "".join(character for character in frame.reason if character.isprintable())
+    return RemoteProtocolError(code, f"the peer refused: {reason}")
+
+
+class _Machine:
+    """What both ends share: the state, and what becomes of it after an error."""
+
+    def __init__(self) -> None:
+        self._state = _State.START
+        self.done: HandshakeResult | None = None
+        self.rejection: Reject | None = None
+        """After an error that is not the peer's Reject: what to tell it before closing."""
+
+    def receive(self, frame: Frame) -> Frame | None:
+        """Take the peer's next frame; returns the one to answer with, if any.
+
+        Raises:
+            RemoteProtocolError: the link can't be. ``P_UNEXPECTED`` also for any frame after an error
+                or after the end.
+        """
+        if self._state is _State.FAILED:
+            raise self._unexpected(frame)
+        try:
+            if isinstance(frame, Reject) and self._state is not _State.DONE:
+                raise _rejected(frame)
+            return self._step(frame)
+        except RemoteProtocolError as error:
+            if not isinstance(frame, Reject):
+                self.rejection = Reject(error.code, error.reason[:_MAX_REASON])
+            self._state = _State.FAILED
+            self.done = None
+            raise
+
+    def _step(self, frame: Frame) -> Frame | None:
+        raise self._unexpected(frame)
+
+    def _unexpected(self, frame: Frame) -> RemoteProtocolError:
+        return RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} in state: {self._state.value}")
+
+
+class DialerHandshake(_Machine):
+    """The side that connected.
+
+    Args:
+        roster: must hold ``peer``.
+        peer: whom we want to reach; listener_certificate: DER that TLS verified, so that the other end holds its key.
+        epoch: ours.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        roster: Roster,
+        peer: NodeId,
+        listener_certificate: bytes,
+        alpn: str,
+        epoch: Epoch,
+        rng: random.Random,
+    ) -> None:
+        super().__init__()
+        self._identity = identity
+        self._roster = roster
+        self._peer = peer
+        self._listener_certificate = listener_certificate
+        self._alpn = alpn
+        self._epoch = epoch
+        self._hello = Hello(VERSIONS, rng.randbytes(NONCE_SIZE))
+        self._transcript: _Transcript | None = None
+
+    def start(self) -> Hello:
+        """The first frame.
+
+        Raises RemoteProtocolError when TLS showed another certificate than the roster has for the peer
+        (``P_AUTH``), or the peer is not in the mesh (``P_NOT_MEMBER``, ``P_REMOVED``). LocalProtocolError
+        when we are not in the roster ourselves.
+        """
+        if self._identity.node_id not in self._roster.members:
+            raise LocalProtocolError("a device dials in a mesh that it is not in")
+        try:
+            _check_member(self._roster, self._peer, self._listener_certificate)
+        except RemoteProtocolError:
+            self._state = _State.FAILED
+            raise
+        self._state = _State.HELLO_SENT
+        return self._hello
+
+    def _step(self, frame: Frame) -> Frame | None:
+        match self._state, frame:
+            case _State.HELLO_SENT, Challenge():
+                return self._prove(frame)
+            case _State.PROOF_SENT, Welcome():
+                self._finish(frame)
+                return None
+        raise self._unexpected(frame)
+
+    def _prove(self, challenge: Challenge) -> Proof:
+        if challenge.version not in self._hello.versions:
+            raise RemoteProtocolError("P_VERSION", f"version {challenge.version} was not offered")
+        self._transcript = _Transcript(
+            mesh_id=self._roster.mesh_id,
+            alpn=self._alpn,
+            offered=self._hello.versions,
+            chosen=challenge.version,
+            dialer_key=self._identity.public_key,
+            listener_key=certificate_key(self._listener_certificate),
+            dialer_nonce=self._hello.nonce,
+            listener_nonce=challenge.nonce,
+            listener_certificate=self._listener_certificate,
+        )
+        signature = self._identity.sign(_DIALER_LABEL, *self._transcript.parts(), _own(self._epoch))
+        chain = self._roster.chain_for(self._identity.node_id)
+        self._state = _State.PROOF_SENT
+        return Proof(self._identity.certificate, self._epoch, chain, signature)
+
+    def _finish(self, welcome: Welcome) -> None:
+        transcript = self._transcript
+        assert transcript is not None
+        parts = _welcome_parts(transcript, self._epoch, welcome.epoch, welcome.seen)
+        if not verify(transcript.listener_key, welcome.signature, _LISTENER_LABEL, *parts):
+            raise RemoteProtocolError("P_AUTH", "a welcome with a wrong signature")
+        self._state = _State.DONE
+        self.done = HandshakeResult(self._peer, welcome.epoch, welcome.seen, transcript.chosen)
+
+
+class ListenerHandshake(_Machine):
+    """The side that was connected to. It presented ``identity``'s certificate in TLS.
+
+    Args:
+        epoch: ours; seen: the highest epoch known of each device.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        roster: Roster,
+        alpn: str,
+        epoch: Epoch,
+        seen: Mapping[NodeId, Epoch],
+        rng: random.Random,
+    ) -> None:
+        super().__init__()
+        self._identity = identity
+        self._roster = roster
+        self._alpn = alpn
+        self._epoch = epoch
+        self._seen = seen
+        self._nonce = rng.randbytes(NONCE_SIZE)
+        self._hello: Hello | None = None
+        self._version = 0
+
+    def _step(self, frame: Frame) -> Frame | None:
+        match self._state, frame:
+            case _State.START, Hello():
+                return self._challenge(frame)
+            case _State.CHALLENGE_SENT, Proof():
+                return self._decide(frame)
+        raise self._unexpected(frame)
+
+    def _challenge(self, hello: Hello) -> Challenge:
+        common = [version for version in VERSIONS if version in hello.versions]
+        if not common:
+            raise RemoteProtocolError("P_VERSION", f"the peer speaks {list(hello.versions)}, we {list(VERSIONS)}")
+        self._hello, self._version = hello, common[0]
+        self._state = _State.CHALLENGE_SENT
+        return Challenge(self._version, self._nonce)
+
+    def _decide(self, proof: Proof) -> Welcome:
+        # Cheap checks first: only who proves the possession of a key gets its statements read.
+        if sum(map(len, proof.chain)) > MAX_CHAIN_BYTES:
+            raise RemoteProtocolError("P_OVERSIZED", "a chain over 16 KiB")
+        if proof.chain[:1] != (self._roster.genesis,):
+            raise RemoteProtocolError("P_OTHER_MESH", "the chain begins with another genesis")
+        dialer_key = certificate_key(proof.certificate)
+        peer = key_node_id(dialer_key)
+        if peer == self._identity.node_id:
+            raise RemoteProtocolError("P_AUTH", "a link to itself")
+        transcript = self._transcript(dialer_key)
+        if not verify(dialer_key, proof.signature, _DIALER_LABEL, *transcript.parts(), _own(proof.epoch)):
+            raise RemoteProtocolError("P_AUTH", "a proof with a wrong signature")
+        roster, chain = self._roster.merge(proof.chain[1:])
+        _check_member(roster, peer, proof.certificate)
+        seen = self._seen.get(peer)
+        signature = self._identity.sign(_LISTENER_LABEL, *_welcome_parts(transcript, proof.epoch, self._epoch, seen))
+        self._state = _State.DONE
+        self.done = HandshakeResult(peer, proof.epoch, None, self._version, chain)
+        return Welcome(self._epoch, seen, signature)
+
+    def _transcript(self, dialer_key: bytes) -> _Transcript:
+        assert self._hello is not None
+        return _Transcript(
+            mesh_id=self._roster.mesh_id,
+            alpn=self._alpn,
+            offered=self._hello.versions,
+            chosen=self._version,
+            dialer_key=dialer_key,
+            listener_key=self._identity.public_key,
+            dialer_nonce=self._hello.nonce,
+            listener_nonce=self._nonce,
+            listener_certificate=self._identity.certificate,
+        )
