@@ -96,3 +96,17 @@ class SequenceSet:
             position = last + 1
         if position < limit:
             yield position, limit - 1
+
+    def missing_between(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The spans of ``first``..``last`` inclusive that are not members; looks only at what is there."""
+        position = max(first, self.watermark + 1)
+        missing = []
+        for index in range(bisect.bisect_left(self._lasts, position), len(self._firsts)):
+            if position > last or self._firsts[index] > last:
+                break
+            if self._firsts[index] > position:
+                missing.append((position, self._firsts[index] - 1))
+            position = self._lasts[index] + 1
+        if position <= last:
+            missing.append((position, last))
+        return missing

@@ -1,0 +1,409 @@
+"""A service's mailbox on this device: who reads it, what each gets next, what is consumed.
+
+Pure. Every method that changes something returns effects, in order. The caller must commit the
+durable ones of a call (``StoreCursor``, ``Consumed``, ``ConsumerExpired``) in one transaction, after
+those of earlier calls, and answer a ``Load`` from a state that has at least everything committed
+before it was asked for.
+
+Order. A consumer gets higher priorities first, and each priority in offset order. A message given
+back with ``nack`` comes again after a delay; others don't wait for it.
+
+Offsets. They start at ``run`` x 2**40 in the run-th life of the daemon, so that an offset handed out
+for a batch whose commit was lost is never handed out again. (Reserving ahead would take a commit
+before a mailbox's first message; the run counter is committed anyway.)
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from meshd.delivery.consumers import Consumer, Cursor, Span
+from meshd.delivery.mailbox_effects import (
+    Backlog,
+    Consumed,
+    ConsumerExpired,
+    DeadLetter,
+    Deliver,
+    Delivery,
+    Effect,
+    Limits,
+    Load,
+    StoreCursor,
+)
+from meshd.delivery.shelf import PAGE_BYTES, PAGE_ROWS, Batch, Entry, OnDisk, Shelf
+from meshd.errors import LocalProtocolError, MeshdError
+from meshd.ids import Priority
+
+RUN_BITS = 40
+_LOAD_RETRY_S = 1.0
+
+
+@attrs.define(eq=False)
+class _Subscription:
+    id: int
+    consumer: Consumer
+    credit: int
+
+
+class Mailbox:
+    """See the module. All times (``now``) are seconds of the mesh-local clock, which outlives the daemon.
+
+    Args:
+        run: which life of the daemon this is; higher at every start. 1..2**23 - 1.
+        backlogs: per priority that has released rows on disk.
+        consumers: name -> state, as last given in StoreCursor.
+
+    Raises MeshdError E_DATABASE when a state can't be read.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        run: int,
+        now: float,
+        limits: Limits | None = None,
+        backlogs: Iterable[Backlog] = (),
+        consumers: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self.service = service
+        self._limits = limits or Limits()
+        self._consumers = {name: Consumer.decode(name, state) for name, state in (consumers or {}).items()}
+        self._subscriptions: dict[int, _Subscription] = {}
+        on_disk = {backlog.priority: backlog.last_offset for backlog in backlogs}
+        self._shelves = {priority: self._shelf(priority, run, on_disk.get(priority)) for priority in Priority}
+        for consumer in self._consumers.values():
+            if consumer.idle_since is None:  # its lease ended with the daemon: nobody knows what was handed out
+                consumer.idle_since = now
+                for priority, cursor in consumer.cursors.items():
+                    cursor.seen = self._shelves[priority].next_offset
+        self._effects: list[Effect] = []
+        self._dirty: dict[str, Consumer] = {}
+        self._consumed: list[Entry] = []
+
+    def _shelf(self, priority: Priority, run: int, last_offset: int | None) -> Shelf:
+        known = [consumer.cursors[priority].done.highest for consumer in self._consumers.values()]
+        first = max(run << RUN_BITS, last_offset or 0, *known) if known else max(run << RUN_BITS, last_offset or 0)
+        return Shelf(priority, first + 1, has_backlog=last_offset is not None)
+
+    def next_offset(self, priority: Priority) -> int:
+        """The offset that the next batch of this priority must have."""
+        return self._shelves[priority].next_offset
+
+    @property
+    def bytes(self) -> int:
+        """Memory that bodies take now."""
+        return sum(shelf.bytes for shelf in self._shelves.values())
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """The names of its durable consumers."""
+        return tuple(self._consumers)
+
+    def release(self, batch: Batch, now: float) -> list[Effect]:
+        """A stored bundle got its turn, at ``next_offset``."""
+        shelf = self._shelves[batch.entry.priority]
+        self._check_offset(shelf, batch.entry)
+        shelf.append(batch)
+        return self._finish(now)
+
+    def release_stored(self, entry: Entry, now: float) -> list[Effect]:
+        """A bundle that was held got its turn, at ``next_offset``; its messages are on disk only."""
+        shelf = self._shelves[entry.priority]
+        self._check_offset(shelf, entry)
+        shelf.spill(entry.count)
+        return self._finish(now)
+
+    def pass_through(self, batch: Batch, now: float) -> list[Effect]:
+        """An ephemeral bundle: for whoever reads now and has credit. It takes offsets, and no ack."""
+        shelf = self._shelves[batch.entry.priority]
+        self._check_offset(shelf, batch.entry)
+        for subscription in self._subscriptions.values():
+            if subscription.credit > 0:
+                subscription.credit -= batch.entry.count
+                delivery = Delivery(batch, 0, batch.entry.count, redelivered=False)
+                self._effects.append(Deliver(subscription.id, (delivery,)))
+        shelf.skip(batch.entry.count)
+        return self._finish(now)
+
+    def subscribe(self, subscription: int, consumer: str, credit: int, now: float) -> list[Effect]:
+        """Lease ``consumer``, made if need be, to ``subscription`` (unique in this process).
+
+        A new consumer starts at the oldest message kept. Raises MeshdError E_LEASED, E_BUSY.
+        """
+        if any(other.consumer.name == consumer for other in self._subscriptions.values()):
+            raise MeshdError("E_LEASED", f"Another client is reading {self.service} as {consumer}.")
+        found = self._consumers.get(consumer)
+        if found is None:
+            if len(self._consumers) >= self._limits.consumers:
+                raise MeshdError(
+                    "E_BUSY", f"{self.service} has {len(self._consumers)} consumers.", "Use one of its consumer names."
+                )
+            cursors = {priority: Cursor(shelf.next_offset, 1) for priority, shelf in self._shelves.items()}
+            found = self._consumers[consumer] = Consumer(consumer, cursors)
+        found.idle_since = None
+        found.sweep = None
+        self._dirty[consumer] = found
+        self._subscriptions[subscription] = _Subscription(subscription, found, credit)
+        return self._finish(now)
+
+    def add_credit(self, subscription: int, messages: int, now: float) -> list[Effect]:
+        """The client takes ``messages`` more.
+
+        Whole batches go out while credit is above 0, so that it may end below it by one batch.
+        """
+        found = self._subscriptions.get(subscription)
+        if found is None:
+            return []  # crossed with the end of the lease
+        found.credit += messages
+        return self._finish(now)
+
+    def unsubscribe(self, subscription: int, now: float, *, lost: bool) -> list[Effect]:
+        """The lease ends; what is unacked goes to the next one, flagged. ``lost``: the client vanished."""
+        found = self._subscriptions.pop(subscription, None)
+        if found is None:
+            return []
+        found.consumer.idle_since = now
+        for cursor in found.consumer.cursors.values():
+            if lost:
+                cursor.lose_lease()
+            cursor.rewind()
+        self._dirty[found.consumer.name] = found.consumer
+        return self._finish(now)
+
+    def acknowledge(
+        self,
+        subscription: int,
+        up_to: Mapping[int, int],
+        ranges: Mapping[int, Sequence[Span]],
+        nack: Mapping[int, Sequence[Span]],
+        now: float,
+    ) -> list[Effect]:
+        """Acks and nacks per priority, offsets inclusive; durable once the effects are committed.
+
+        Only what was handed out under this lease counts; the rest of a span has no effect.
+        Raises MeshdError E_USAGE when the lease has ended.
+        """
+        found = self._subscriptions.get(subscription)
+        if found is None:
+            raise MeshdError("E_USAGE", "This subscription has ended.", "Subscribe again; unacked messages come again.")
+        consumer = found.consumer
+        self._dirty[consumer.name] = consumer
+        for priority, offset in up_to.items():
+            self._settle(consumer, consumer.cursors[Priority(priority)].finish(0, offset))
+        for priority, spans in ranges.items():
+            for first, last in spans:
+                self._settle(consumer, consumer.cursors[Priority(priority)].finish(first, last))
+        for priority, spans in nack.items():
+            for first, last in spans:
+                consumer.cursors[Priority(priority)].nack(first, last, now)
+        return self._finish(now)
+
+    def loaded(self, priority: Priority, batches: Sequence[Batch], now: float) -> list[Effect]:
+        """The answer to a Load: rows in offset order."""
+        self._shelves[priority].end_load(list(batches))
+        return self._finish(now)
+
+    def load_failed(self, priority: Priority, now: float) -> list[Effect]:
+        """The store could not read; asked again after a second."""
+        shelf = self._shelves[priority]
+        shelf.load = None
+        shelf.retry_at = now + _LOAD_RETRY_S
+        return self._finish(now)
+
+    def forget(self, priority: Priority, first_offsets: Iterable[int], now: float) -> list[Effect]:
+        """These batches were deleted without having been consumed: their lifetime ended."""
+        for first_offset in first_offsets:
+            self._forget(self._shelves[priority], first_offset)
+        return self._finish(now)
+
+    def poll(self, now: float) -> list[Effect]:
+        """Do what is due."""
+        for consumer in list(self._consumers.values()):
+            idle_since = consumer.idle_since
+            if idle_since is not None and consumer.sweep is None and now - idle_since >= self._limits.idle_s:
+                self._begin_sweep(consumer)
+        return self._finish(now)
+
+    def next_deadline(self) -> float | None:
+        """When ``poll`` has something to do."""
+        deadlines = [shelf.retry_at for shelf in self._shelves.values()]
+        for subscription in self._subscriptions.values():
+            deadlines += [cursor.retry_at for cursor in subscription.consumer.cursors.values()]
+        for consumer in self._consumers.values():
+            if consumer.idle_since is not None and consumer.sweep is None:
+                deadlines.append(consumer.idle_since + self._limits.idle_s)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _check_offset(self, shelf: Shelf, entry: Entry) -> None:
+        if entry.first_offset != shelf.next_offset:
+            raise LocalProtocolError(f"{self.service}: offset {entry.first_offset}, not {shelf.next_offset}")
+
+    def _finish(self, now: float) -> list[Effect]:
+        """Hand out what can be; the effects of this call."""
+        for shelf in self._shelves.values():
+            if shelf.retry_at is not None and shelf.retry_at <= now:
+                shelf.retry_at = None
+        for subscription in list(self._subscriptions.values()):
+            self._feed(subscription, now)
+        for consumer in [consumer for consumer in self._consumers.values() if consumer.sweep is not None]:
+            self._sweep(consumer, now)
+        for shelf in self._shelves.values():
+            shelf.trim(self._wanted_from(shelf))
+        if self._consumed:
+            self._effects.append(Consumed(tuple(self._consumed)))
+        self._effects += [StoreCursor(name, consumer.encode()) for name, consumer in self._dirty.items()]
+        effects, self._effects = self._effects, []
+        self._consumed = []
+        self._dirty = {}
+        return effects
+
+    def _wanted_from(self, shelf: Shelf) -> int | None:
+        live = [subscription.consumer.cursors[shelf.priority].next for subscription in self._subscriptions.values()]
+        sweeps = [consumer.sweep[shelf.priority][0] for consumer in self._consumers.values() if consumer.sweep]
+        return min(live + sweeps, default=None)
+
+    def _feed(self, subscription: _Subscription, now: float) -> None:
+        deliveries: list[Delivery] = []
+        cursors = subscription.consumer.cursors
+        for cursor in cursors.values():
+            cursor.collect_due(now)
+        for priority, shelf in self._shelves.items():
+            cursor = cursors[priority]
+            # A higher priority that is being loaded is waited for: else lower ones would eat up the credit.
+            if not self._feed_again(subscription, shelf, cursor, deliveries) or not self._feed_fresh(
+                subscription, shelf, cursor, deliveries
+            ):
+                break
+        if deliveries:
+            self._effects.append(Deliver(subscription.id, tuple(deliveries)))
+
+    def _feed_again(
+        self, subscription: _Subscription, shelf: Shelf, cursor: Cursor, deliveries: list[Delivery]
+    ) -> bool:
+        """Hand out nacked messages that are due. False: waits for the disk."""
+        while subscription.credit > 0 and cursor.ready:
+            first_offset = cursor.ready[0].batch
+            found = shelf.at(first_offset)
+            if isinstance(found, OnDisk):
+                return self._load(subscription, shelf, first_offset, max_rows=1)
+            spans = cursor.take_ready()
+            if found is None:
+                cursor.forget(first_offset)
+            else:
+                self._hand_out(subscription, cursor, found, spans, deliveries, redelivered=True)
+        return True
+
+    def _feed_fresh(
+        self, subscription: _Subscription, shelf: Shelf, cursor: Cursor, deliveries: list[Delivery]
+    ) -> bool:
+        """Hand out what comes next. False: waits for the disk."""
+        while subscription.credit > 0 and cursor.next < shelf.next_offset and not cursor.is_full:
+            found = shelf.after(cursor.next)
+            if isinstance(found, OnDisk):
+                cursor.pass_to(found.offset)
+                return self._load(subscription, shelf, found.offset, max_rows=PAGE_ROWS)
+            if found is None:
+                cursor.pass_to(shelf.next_offset)
+            else:
+                redelivered = found.entry.first_offset < cursor.seen
+                spans = cursor.take(found.entry)
+                self._hand_out(subscription, cursor, found, spans, deliveries, redelivered=redelivered)
+        return True
+
+    def _hand_out(
+        self,
+        subscription: _Subscription,
+        cursor: Cursor,
+        batch: Batch,
+        spans: list[Span],
+        deliveries: list[Delivery],
+        *,
+        redelivered: bool,
+    ) -> None:
+        """Deliver the spans of the batch, but for messages that were given back too often."""
+        if cursor.has_attempts:
+            spans = self._without_dead(subscription.consumer, cursor, batch, spans)
+        for first, last in spans:
+            count = last - first + 1
+            deliveries.append(Delivery(batch, first - batch.entry.first_offset, count, redelivered))
+            subscription.credit -= count
+
+    def _without_dead(self, consumer: Consumer, cursor: Cursor, batch: Batch, spans: list[Span]) -> list[Span]:
+        dead = [
+            offset
+            for first, last in spans
+            for offset in range(first, last + 1)
+            if cursor.attempts(offset) >= self._limits.attempts
+        ]
+        for offset in dead:
+            index = offset - batch.entry.first_offset
+            self._effects.append(DeadLetter(consumer.name, batch, index, cursor.attempts(offset)))
+            self._dirty[consumer.name] = consumer
+            self._settle(consumer, cursor.finish(offset, offset))
+        return [alive for first, last in spans for alive in cursor.missing(first, last)] if dead else spans
+
+    def _load(self, subscription: _Subscription, shelf: Shelf, offset: int, *, max_rows: int) -> bool:
+        if self._ask(shelf, offset, max_rows):
+            # Whoever got a read goes to the end of the line, so that a long backlog starves nobody.
+            self._subscriptions[subscription.id] = self._subscriptions.pop(subscription.id)
+        return False
+
+    def _ask(self, shelf: Shelf, offset: int, max_rows: int) -> bool:
+        if shelf.load is not None or shelf.retry_at is not None:
+            return False
+        shelf.begin_load(offset)
+        self._effects.append(Load(shelf.priority, offset, max_rows, PAGE_BYTES))
+        return True
+
+    def _settle(self, consumer: Consumer, complete: list[Entry]) -> None:
+        """``consumer`` is done with these batches: consumed, if all others that must be are too."""
+        for entry in complete:
+            required = [other for other in self._consumers.values() if other.requires(entry)]
+            if all(other is consumer or other.has_done(entry) for other in required):
+                self._consume(entry)
+
+    def _consume(self, entry: Entry) -> None:
+        self._consumed.append(entry)
+        self._forget(self._shelves[entry.priority], entry.first_offset)
+
+    def _forget(self, shelf: Shelf, first_offset: int) -> None:
+        shelf.forget(first_offset)
+        for consumer in self._consumers.values():
+            consumer.cursors[shelf.priority].forget(first_offset)
+
+    def _begin_sweep(self, consumer: Consumer) -> None:
+        """It has expired: what waited for it alone is consumed now. Its state stays until that is done."""
+        others = [other for other in self._consumers.values() if other is not consumer and other.sweep is None]
+        consumer.sweep = {
+            priority: (
+                cursor.done.watermark + 1,
+                max((other.cursors[priority].end for other in others), default=0),
+            )
+            for priority, cursor in consumer.cursors.items()
+        }
+
+    def _sweep(self, consumer: Consumer, now: float) -> None:
+        sweep = consumer.sweep or {}
+        for priority, (position, end) in sweep.items():
+            shelf = self._shelves[priority]
+            while position < end:
+                found = shelf.after(position)
+                if isinstance(found, OnDisk):
+                    self._ask(shelf, found.offset, PAGE_ROWS)
+                    sweep[priority] = (found.offset, end)
+                    return
+                if found is None:
+                    break
+                self._consume_if_all_done(found.entry)
+                position = found.entry.last_offset + 1
+            sweep[priority] = (max(position, end), end)
+        del self._consumers[consumer.name]
+        self._dirty.pop(consumer.name, None)
+        idle_s = 0.0 if consumer.idle_since is None else now - consumer.idle_since
+        self._effects.append(ConsumerExpired(consumer.name, idle_s))
+
+    def _consume_if_all_done(self, entry: Entry) -> None:
+        required = [other for other in self._consumers.values() if other.requires(entry)]
+        if required and all(other.has_done(entry) for other in required):
+            self._consume(entry)
