@@ -26,7 +26,7 @@ class Mailbox(Protocol):
         """Say Bye after the control frames queued so far, then end the link. Queued bundles are dropped."""
 
     def probe(self) -> None:
-        """Doubt the link: four quick pings, and it is down when none is answered within about 2 s."""
+        """Doubt the link: four quick pings, and it is down when none is answered within about 1 s."""
 
 
 @attrs.frozen

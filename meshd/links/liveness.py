@@ -20,10 +20,12 @@ MEASURE_SECONDS = 15.0
 """How often the side with the higher id pings."""
 PING_JITTER = 0.1
 PROBES = 4
-PROBE_SECONDS = 0.5
+PROBE_SECONDS = 0.2
+"""Between probes. Short, so that 99 % of dead paths are known within 6 s even where a tenth of all packets is lost."""
 PATIENCE_GAPS = 3
 PATIENCE_SECONDS = (3.0, 10.0)
-LONGEST_LAST_WAIT_SECONDS = 5.0
+LAST_WAIT_SECONDS = (0.5, 5.0)
+"""Bounds of the wait for an answer after the last probe; in between, the link's own round-trip timeout."""
 IDLE_GAP_SECONDS = 0.25
 """Shorter gaps are traffic, and say nothing about how often an idle peer speaks."""
 LAG_SECONDS = 0.1
@@ -180,7 +182,8 @@ class Liveness:
         self._probes += 1
         wait = PROBE_SECONDS
         if self._probes == PROBES:  # the last one gets the time that an answer really takes
-            wait = min(max(self.round_trip.timeout, PROBE_SECONDS), LONGEST_LAST_WAIT_SECONDS)
+            shortest, longest = LAST_WAIT_SECONDS
+            wait = min(max(self.round_trip.timeout, shortest), longest)
         self._probe_at = now + wait
         return self._ping(now)
 
