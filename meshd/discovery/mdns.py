@@ -34,8 +34,11 @@ LOOKS_PER_S = 50.0
 LOOKS_AT_ONCE = 200
 """How many announcements are looked at: each may cost an HMAC per member, and strangers can send many."""
 
-LABEL_SIZE = 10
-"""Random bytes in an instance name."""
+NAME_SIZE = 10
+"""Random bytes in an instance name or a host name."""
+
+MAX_NAMES = 256
+"""Names kept at a time; a laptop meets a new set of addresses in each network."""
 
 Input: TypeAlias = Announce | Members | NetworkChanged | Resumed
 Post: TypeAlias = Callable[[PeerSeen | PeerGone], Awaitable[None]]
@@ -50,6 +53,7 @@ async def run_mdns(
     settings: Discovery,
     sightings: Sightings,
     rng: random.Random,
+    rebuild_interval_s: float = REBUILD_INTERVAL_S,
 ) -> None:
     """Announce this device and report members, until cancelled or until ``inputs`` is closed; then say goodbye.
 
@@ -59,6 +63,7 @@ async def run_mdns(
         inputs: the newest of each kind counts. Keep the channel's buffer small; they are taken at once.
         post: takes the events; while it waits, announcements queue up to :data:`QUEUED`.
         sightings: a fresh one; its ``statistics()`` may be read at any time.
+        rebuild_interval_s: presences change at most this often.
     """
     send, receive = trio.open_memory_channel[Heard | Lost](QUEUED)
     responder = Responder(_into_trio(send, sightings))
@@ -68,7 +73,7 @@ async def run_mdns(
         nursery.start_soon(_look, receive, post, sightings)
         try:
             wanted = _Wanted(rng=rng, named=frozenset(settings.interfaces))
-            await _direct(inputs, post, responder, sightings, wanted)
+            await _direct(inputs, post, responder, sightings, wanted, rebuild_interval_s)
         finally:
             # A thread that hangs is left behind rather than holding up the end of the daemon.
             goodbye.deadline = trio.current_time() + 2 * GOODBYE_LIMIT_S
@@ -116,9 +121,14 @@ async def _look(receive: trio.MemoryReceiveChannel[Heard | Lost], post: Post, si
 
 
 async def _direct(
-    inputs: trio.MemoryReceiveChannel[Input], post: Post, responder: Responder, sightings: Sightings, wanted: "_Wanted"
+    inputs: trio.MemoryReceiveChannel[Input],
+    post: Post,
+    responder: Responder,
+    sightings: Sightings,
+    wanted: "_Wanted",
+    rebuild_interval_s: float,
 ) -> None:
-    """Turn inputs into presences, at most one change per :data:`REBUILD_INTERVAL_S`, until ``inputs`` ends."""
+    """Turn inputs into presences, at most one change per ``rebuild_interval_s``, until ``inputs`` ends."""
     shown: dict[str, Presence] = {}
     earliest = trio.current_time()
     while True:
@@ -132,7 +142,7 @@ async def _direct(
         if item is None:
             before, shown = shown, wanted.presences()
             responder.show(tuple(shown.values()))
-            earliest = trio.current_time() + REBUILD_INTERVAL_S
+            earliest = trio.current_time() + rebuild_interval_s
             log.debug("presences changed", before=sorted(before), now=sorted(shown))
             events = _forget(sightings, before, shown)
         else:
@@ -177,7 +187,7 @@ def _take(item: Input, wanted: "_Wanted", sightings: Sightings) -> tuple[PeerSee
 
 @attrs.define(eq=False, kw_only=True)
 class _Wanted:
-    """The newest of each kind of input, owned by :func:`_direct`. Salt and labels last for this run."""
+    """The newest of each kind of input, owned by :func:`_direct`. Salt and names last for this run."""
 
     rng: random.Random
     named: frozenset[str]
@@ -186,7 +196,7 @@ class _Wanted:
     interfaces: tuple[Interface, ...] = ()
     generation: int = 0
     salt: bytes = attrs.Factory(lambda self: self.rng.randbytes(SALT_SIZE), takes_self=True)
-    labels: dict[str, str] = attrs.Factory(dict)
+    names: dict[object, str] = attrs.Factory(dict)
 
     def presences(self) -> dict[str, Presence]:
         """By interface name, what to be present as."""
@@ -198,7 +208,8 @@ class _Wanted:
             place.interface.name: Presence(
                 interface=place.interface.name,
                 index=place.interface.index,
-                label=self._label(place.interface.name),
+                label=self._name(place.interface.name),
+                server=self._name((place.interface.name, place.hosts)),
                 ipv4=place.ipv4,
                 ipv6=place.ipv6,
                 hosts=place.hosts,
@@ -210,8 +221,14 @@ class _Wanted:
             for place in places(self.interfaces, self.named)
         }
 
-    def _label(self, interface: str) -> str:
-        """One random name per interface, kept through rebuilds, so that new records replace the old ones."""
-        if interface not in self.labels:
-            self.labels[interface] = to_text(self.rng.randbytes(LABEL_SIZE))
-        return self.labels[interface]
+    def _name(self, thing: object) -> str:
+        """A random name for ``thing``, the same each time.
+
+        An interface keeps its instance name through rebuilds, so that new records replace the old ones.
+        Each set of addresses gets a host name of its own: others would add new addresses to the old.
+        """
+        if thing not in self.names:
+            if len(self.names) >= MAX_NAMES:
+                self.names.clear()
+            self.names[thing] = to_text(self.rng.randbytes(NAME_SIZE))
+        return self.names[thing]

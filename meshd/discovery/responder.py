@@ -1,13 +1,15 @@
 """The asyncio side of multicast DNS: zeroconf, in a thread of its own.
 
-One event loop in one thread serves one zeroconf instance per interface. Each is made to receive only
-what came in on its interface, so that it answers with the addresses of that interface and knows where
+One event loop in one thread serves one zeroconf instance per interface. Each is bound to its
+interface, so that it answers with the addresses of that interface and knows where
 an announcement was heard. (RFC 6762, RFC 6763.)
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
+import os
 import socket
 from collections.abc import Callable
 
@@ -30,10 +32,6 @@ RETRY_S = 30.0
 RESOLVE_LIMIT_MS = 3000
 MAX_RESOLVING = 16
 """Announcements that came without all their records, asked for at a time; more are dropped."""
-
-# linux/in.h, linux/in6.h; the socket module has neither.
-_IP_MULTICAST_ALL = 49
-_IPV6_MULTICAST_ALL = 29
 
 log = structlog.get_logger(__name__)
 
@@ -116,7 +114,7 @@ class Responder:
         self._sessions[presence.interface] = session
         try:
             await session.responder.zeroconf.async_wait_for_start()
-            _receive_only_joined(session.responder)
+            _bind_to_interface(session.responder, presence.interface)
             if presence.port:
                 # The label is random, so nobody is asked whether it is free: that would take a second.
                 announcing = session.responder.async_register_service(_service(presence), cooperating_responders=True)
@@ -186,18 +184,23 @@ def _service(presence: Presence) -> AsyncServiceInfo:
         f"{presence.label}.{SERVICE_TYPE}",
         port=presence.port,
         properties=dict(presence.txt),
-        server=f"{presence.label}.local.",
+        server=f"{presence.server}.local.",
         addresses=[ipaddress.ip_address(host).packed for host in presence.hosts],
     )
 
 
-def _receive_only_joined(responder: AsyncZeroconf) -> None:
-    """Have the sockets receive multicast only of the interface they joined.
+def _bind_to_interface(responder: AsyncZeroconf, interface: str) -> None:
+    """Have the sockets send and receive on ``interface`` alone. Needs no privilege since Linux 5.7.
 
-    Linux by default gives a socket on the wildcard address all multicast that any socket of the machine
-    joined, on whichever interface (ip(7), IP_MULTICAST_ALL).
+    Joining a group on one interface does not do it: an IPv6 socket that joined a group anywhere gets its
+    packets from every interface, and so does by default an IPv4 socket on the wildcard address (ip(7),
+    IP_MULTICAST_ALL). What came in before this call is thrown away.
     """
     for reader in responder.zeroconf.engine.readers:
-        reader.sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-        if reader.sock.family == socket.AF_INET6:
-            reader.sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+        reader.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        with socket.socket(fileno=os.dup(reader.fileno)) as queued, contextlib.suppress(BlockingIOError):
+            while True:
+                queued.recv(1)
+    cache = responder.zeroconf.cache
+    for name in cache.names():
+        cache.async_remove_records(cache.entries_with_name(name))

@@ -91,7 +91,7 @@ class SightingStatistics:
     dropped: int
 
 
-@attrs.define(eq=False)
+@attrs.define
 class _Instance:
     advert: Advert
     hosts: tuple[str, ...]
@@ -129,7 +129,7 @@ class Sightings:
         return tuple(seen)
 
     def heard(self, heard: Heard) -> PeerSeen | None:
-        """Take an announcement in. Returns the sighting when it is a member's."""
+        """Take an announcement in. Returns the sighting when it is a member's and tells something new."""
         try:
             advert = Advert.from_txt(heard.txt)
             hosts = _dialable(heard)
@@ -137,12 +137,14 @@ class Sightings:
             self._counts["malformed"] += 1
             return None
         key = (heard.interface, heard.instance)
-        self._instances.pop(key, None)
+        before = self._instances.pop(key, None)
         if len(self._instances) >= self._max_instances:
             self._evict()
         instance = _Instance(advert, hosts, self._identify(advert, self._members))
         self._instances[key] = instance
-        return None if instance.peer is None else _sighting(heard.interface, instance, instance.peer)
+        if instance.peer is None or instance == before:
+            return None
+        return _sighting(heard.interface, instance, instance.peer)
 
     def lost(self, lost: Lost) -> PeerGone | None:
         """Forget an announcement. Returns the event when it was a member's last one on that interface."""

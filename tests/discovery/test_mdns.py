@@ -61,7 +61,12 @@ async def device(
 
     async def run() -> None:
         await run_mdns(
-            receive_input, send_event.send, settings=settings, sightings=found.sightings, rng=random.Random(node)
+            receive_input,
+            send_event.send,
+            settings=settings,
+            sightings=found.sightings,
+            rng=random.Random(node),
+            rebuild_interval_s=0.05,
         )
         found.ended.set()
 
