@@ -1,8 +1,7 @@
 """Serves the local protocol on a Unix socket: one reader and one writer task per client."""
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, Protocol
 
 import structlog
 import trio
@@ -13,8 +12,16 @@ from meshd.errors import MeshdError
 from meshd.node.requests import Request
 from meshd.wire.codec import ShapeError
 
-Post: TypeAlias = Callable[[Request], Awaitable[None]]
-"""Puts a request into the node's inbox; waits while that is full."""
+
+class Inbox(Protocol):
+    """Where the node takes requests from; a ``trio.MemorySendChannel`` is one."""
+
+    def send_nowait(self, value: Request, /) -> None:
+        """Put a request in, or raise trio.WouldBlock when there is no room."""
+
+    async def send(self, value: Request, /) -> None:
+        """Put a request in, when there is room."""
+
 
 MAX_CLIENTS = 256
 _HELLO_TIMEOUT_S = 10
@@ -29,8 +36,8 @@ _log = structlog.get_logger("meshd.api")
 class Server:
     """The local API. Owns the set of its clients, for the limit on their number."""
 
-    def __init__(self, post: Post, *, max_clients: int = MAX_CLIENTS) -> None:
-        self._post = post
+    def __init__(self, inbox: Inbox, *, max_clients: int = MAX_CLIENTS) -> None:
+        self._inbox = inbox
         self._max_clients = max_clients
         self._clients = 0
 
@@ -72,7 +79,7 @@ class Server:
         """Also when the daemon stops: the node may still be flushing what this client had open."""
         try:
             with trio.move_on_after(_LAST_WORDS_S, shield=True) as scope:
-                await self._post(connection.disconnected())
+                await self._inbox.send(connection.disconnected())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("node_stopped_first")  # then it holds nothing for the client any more
         else:
@@ -112,6 +119,13 @@ class Server:
                 return
             for request in connection.receive(bytes(data)):
                 await self._post(request)
+
+    async def _post(self, request: Request) -> None:
+        try:
+            # Without a turn of the scheduler for each: what came in one read is answered in one write.
+            self._inbox.send_nowait(request)
+        except trio.WouldBlock:
+            await self._inbox.send(request)
 
     async def _write(self, stream: trio.SocketStream, connection: Connection, scope: trio.CancelScope) -> None:
         """Send what is queued, all of it at once, until the connection is finished or gone."""

@@ -66,7 +66,7 @@ class Client:
         message = plain_message(payload, headers, reply_to)
         arguments = _place(destination, service, priority, lifetime, ephemeral)
         arguments["wait"] = wait
-        if key is not None or wait not in ("accepted", "sent"):
+        if key is not None or wait != "accepted":
             # These are answered for each message: one that takes long must not hold back the others.
             answer = await self.call("send", {**arguments, "messages": [message], "key": key})
             return SendResult(answer["ids"][0], answer["state"])
@@ -77,8 +77,8 @@ class Client:
         try:
             return await together.send(message)
         finally:
-            if together.empty:
-                self._together.pop(place, None)
+            if together.idle and self._together.get(place) is together:
+                del self._together[place]
 
     def publisher(
         self,

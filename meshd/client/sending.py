@@ -1,6 +1,7 @@
 """The sources of requests: single calls, sends that travel together, and publishers."""
 
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -21,6 +22,9 @@ _REQUEST_BYTES = 512 * 1024
 """Payload in one request of several messages."""
 
 _REQUEST_MESSAGES = protocol.MAX_SEND_MESSAGES
+
+_TOGETHER_REQUESTS = 2
+"""Requests of single sends in flight to one place: one on its way while the other is being committed."""
 
 _PUBLISHER_REQUESTS = 16
 """A publisher's requests in flight: with more, what gathers meanwhile makes larger requests instead."""
@@ -106,24 +110,28 @@ class _Parcel:
 
 
 class Together:
-    """Single sends to one place, made by many tasks: one request for all that wait when the writer is free."""
+    """Single sends to one place, made by many tasks.
+
+    While two requests are in flight, what others send gathers and makes up the next.
+    """
 
     def __init__(self, connection: Connection, arguments: dict[str, Any]) -> None:
         self._connection = connection
         self._arguments = arguments
         self._waiting: deque[_Parcel] = deque()
+        self._in_ready = False
+        self._requests = 0
 
     @property
-    def empty(self) -> bool:
-        """Whether no message waits for its request."""
-        return not self._waiting
+    def idle(self) -> bool:
+        """Whether no message waits, for its request or for its answer."""
+        return not self._waiting and not self._requests
 
     async def send(self, message: PlainMessage) -> SendResult:
         """Add a message and wait for its answer. Cancelled, it is withdrawn if it has not left yet."""
         parcel = _Parcel(message)
-        if not self._waiting:
-            self._connection.ready(self)
         self._waiting.append(parcel)
+        self._go_on()
         try:
             await parcel.done.wait()
         finally:
@@ -133,8 +141,17 @@ class Together:
             raise parcel.error or lost()
         return parcel.result
 
+    def _go_on(self) -> None:
+        if self._waiting and not self._in_ready and self._requests < _TOGETHER_REQUESTS:
+            if self._connection.failure is not None:
+                self.on_failure(self._connection.failure, lost=False)
+            else:
+                self._in_ready = True
+                self._connection.ready(self)
+
     def issue(self) -> None:
-        if not self._waiting:
+        self._in_ready = False
+        if not self._waiting:  # withdrawn
             return
         parcels: list[_Parcel] = []
         size = 0
@@ -143,21 +160,27 @@ class Together:
             if parcels and size > _REQUEST_BYTES:
                 break
             parcels.append(self._waiting.popleft())
-        if self._waiting:
-            self._connection.ready(self)
+        self._requests += 1
         arguments = {**self._arguments, "messages": [parcel.message for parcel in parcels]}
-        self._connection.request("send", arguments, _Answered(parcels))
+        self._connection.request("send", arguments, _Answered(self, parcels))
+        self._go_on()
+
+    def settle(self) -> None:
+        """One request has its answer."""
+        self._requests -= 1
+        self._go_on()
 
     def on_failure(self, error: MeshdError, *, lost: bool) -> None:
         """Nothing of what waits was sent."""
         parcels, self._waiting = self._waiting, deque()
-        _Answered(list(parcels)).on_failure(error, lost=lost)
+        _fail(parcels, error)
 
 
 class _Answered:
     """Waits for the answer to one request of :class:`Together`."""
 
-    def __init__(self, parcels: list[_Parcel]) -> None:
+    def __init__(self, together: Together, parcels: list[_Parcel]) -> None:
+        self._together = together
         self._parcels = parcels
 
     def on_item(self, value: Any) -> None:
@@ -168,12 +191,18 @@ class _Answered:
         for parcel, message_id in zip(self._parcels, value["ids"], strict=True):
             parcel.result = SendResult(message_id, state)
             parcel.done.set()
+        self._together.settle()
 
     def on_failure(self, error: MeshdError, *, lost: bool) -> None:
-        for parcel in self._parcels:
-            # One error object each: every sender raises its own.
-            parcel.error = outcome_unknown() if lost else MeshdError(error.code, error.message, error.hint)
-            parcel.done.set()
+        _fail(self._parcels, outcome_unknown() if lost else error)
+        self._together.settle()
+
+
+def _fail(parcels: Iterable[_Parcel], error: MeshdError) -> None:
+    for parcel in parcels:
+        # One error object each: every sender raises its own.
+        parcel.error = MeshdError(error.code, error.message, error.hint)
+        parcel.done.set()
 
 
 class Publisher:

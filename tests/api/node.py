@@ -161,7 +161,7 @@ class Node:
 async def daemon(directory: Path, **options: int) -> AsyncIterator[tuple[Node, Server, str]]:
     """A node behind a real socket in ``directory``."""
     node = Node()
-    server = Server(node.inbox_send.send, **options)
+    server = Server(node.inbox_send, **options)
     settings = SocketSettings(str(directory / "meshd.sock"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
