@@ -1,0 +1,164 @@
+import pytest
+import trio
+
+from meshd.errors import RemoteProtocolError
+from meshd.links.session import open_as_dialer, open_as_listener
+from meshd.transport.base import Connection, Lane, TransportError
+from meshd.trust.handshake import DialerHandshake, HandshakeResult, ListenerHandshake
+from meshd.wire.frames import (
+    ALPN_LINK,
+    MAX_FRAME_BYTES,
+    Cards,
+    Challenge,
+    Frame,
+    Hello,
+    Ping,
+    Reject,
+    decode_frame,
+    encode_frame,
+)
+from tests.links.world import Device, World, connected, run
+
+
+def dialer(world: World) -> DialerHandshake:
+    me, peer = world.low, world.high
+    return DialerHandshake(me.identity, me.roster, peer.id, peer.identity.certificate, ALPN_LINK, me.epoch, me.rng)
+
+
+def listener(me: Device) -> ListenerHandshake:
+    return ListenerHandshake(me.identity, me.roster, ALPN_LINK, me.epoch, me.seen, me.rng)
+
+
+async def until_closed(connection: Connection) -> list[Frame]:
+    heard: list[Frame] = []
+    try:
+        while True:
+            heard += [decode_frame(data) for data in await connection.receive()]
+    except TransportError:
+        return heard
+
+
+def test_both_sides_learn_who_the_other_is_and_large_frames_may_flow() -> None:
+    async def body() -> None:
+        world = World.make()
+        world.high.seen[world.low.id] = world.low.epoch
+        results: list[HandshakeResult] = []
+        large = encode_frame(Cards(tuple(bytes(4096) for _ in range(16))))
+        assert len(large) > 64 * 1024
+        got: list[bytes] = []
+
+        async def listen(connection: Connection) -> None:
+            results.append(await open_as_listener(connection, listener(world.high)))
+            got.extend(await connection.receive())
+
+        async with connected(world, use_accepted=listen) as connection:
+            result = await open_as_dialer(connection, dialer(world))
+            await connection.send([large], Lane.BULK)
+            await trio.sleep(1)
+        assert (result.peer, result.peer_epoch, result.seen) == (world.high.id, world.high.epoch, world.low.epoch)
+        assert [(r.peer, r.peer_epoch) for r in results] == [(world.low.id, world.low.epoch)]
+        assert got == [large]
+        assert len(large) <= MAX_FRAME_BYTES
+
+    run(body)
+
+
+@pytest.mark.parametrize("side", ["dialer", "listener"])
+def test_a_silent_other_side_is_given_up_after_five_seconds(side: str) -> None:
+    async def body() -> None:
+        world = World.make()
+        codes: list[str] = []
+
+        async def silent(_: Connection) -> None:
+            await trio.sleep_forever()
+
+        async def listen(connection: Connection) -> None:
+            with pytest.raises(RemoteProtocolError) as caught:
+                await open_as_listener(connection, listener(world.high))
+            codes.append(caught.value.code)
+
+        async with connected(world, use_accepted=silent if side == "dialer" else listen) as connection:
+            start = trio.current_time()
+            if side == "dialer":
+                with pytest.raises(RemoteProtocolError) as caught:
+                    await open_as_dialer(connection, dialer(world))
+                codes.append(caught.value.code)
+            else:
+                with pytest.raises(TransportError):
+                    await connection.receive()
+            assert 4.9 <= trio.current_time() - start <= 5.1
+        assert codes == ["P_TIMEOUT"]
+
+    run(body)
+
+
+def test_a_stranger_is_told_why_it_is_turned_away() -> None:
+    async def body() -> None:
+        world, other = World.make(1), World.make(2)
+        codes: list[str] = []
+
+        async def listen(connection: Connection) -> None:
+            with pytest.raises(RemoteProtocolError) as caught:
+                await open_as_listener(connection, listener(world.high))
+            codes.append(caught.value.code)
+
+        async with connected(world, use_accepted=listen) as connection:
+            stranger = DialerHandshake(
+                other.low.identity,
+                other.low.roster,
+                other.high.id,
+                other.high.identity.certificate,
+                ALPN_LINK,
+                other.low.epoch,
+                other.low.rng,
+            )
+            with pytest.raises(RemoteProtocolError) as caught:
+                await open_as_dialer(connection, stranger)
+        assert codes == ["P_OTHER_MESH"]
+        assert caught.value.code == "P_OTHER_MESH"
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([b"\xff garbage"], "P_MALFORMED"),
+        ([b"x" * 5000], "P_OVERSIZED"),
+        ([encode_frame(Ping(1))], "P_UNEXPECTED"),
+        ([encode_frame(Hello((1,), bytes(32)))] * 2, "P_UNEXPECTED"),
+    ],
+)
+def test_nonsense_before_the_link_is_up_ends_the_handshake(frames: list[bytes], code: str) -> None:
+    async def body() -> None:
+        world = World.make()
+        codes: list[str] = []
+
+        async def listen(connection: Connection) -> None:
+            with pytest.raises(RemoteProtocolError) as caught:
+                await open_as_listener(connection, listener(world.high))
+            codes.append(caught.value.code)
+
+        async with connected(world, use_accepted=listen) as connection:
+            await connection.send(frames, Lane.CONTROL)
+            heard = await until_closed(connection)
+        assert codes == [code]
+        assert all(isinstance(frame, Challenge | Reject) for frame in heard)
+
+    run(body)
+
+
+def test_a_cancelled_handshake_ends_at_once() -> None:
+    async def body() -> None:
+        world = World.make()
+
+        async def silent(_: Connection) -> None:
+            await trio.sleep_forever()
+
+        async with connected(world, use_accepted=silent) as connection:
+            with trio.move_on_after(1) as scope:
+                await open_as_dialer(connection, dialer(world))
+            assert scope.cancelled_caught
+            assert trio.current_time() < 2
+
+    run(body)
