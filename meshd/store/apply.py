@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import assert_never
 
 import apsw
+import attrs
 
 from meshd.store import inbox, ledger, spool
 from meshd.store.ops import (
@@ -98,12 +99,11 @@ def answer(connection: apsw.Connection, ask: Read) -> object:
 def _trace(connection: apsw.Connection, ask: ReadTrace) -> TraceRecord | None:
     outcome = spool.read_outcome(connection, ask.ref)
     journal = ledger.read_journal(connection, ask.ref)
-    if outcome is None:
-        if not journal:
-            return None
-        return TraceRecord(state=None, reason=None, destination=None, messages=0, journal=journal)
-    state, reason, destination, messages = outcome
-    return TraceRecord(state=state, reason=reason, destination=destination, messages=messages, journal=journal)
+    if outcome is not None:
+        return attrs.evolve(outcome, journal=journal)
+    if not journal:
+        return None
+    return TraceRecord(state=None, reason=None, destination=None, messages=0, journal=journal)
 
 
 def take_snapshot(connection: apsw.Connection) -> Snapshot:

@@ -66,7 +66,7 @@ class Database:
     def __init__(self, connection: apsw.Connection, reserve: Reserve | None) -> None:
         self._connection = connection
         self._reserve = reserve
-        self._full_pages = 0
+        self._full_pages = int(connection.pragma("page_count"))
         """How large the file was when the disk became full; meaningful while the reserve isn't held."""
 
     @classmethod
@@ -91,8 +91,8 @@ class Database:
             _prepare(connection, path)
             _check(connection, path)
             migrate(connection)
+            reserve.hold()
             database = cls(connection, reserve)
-            database._regain()
         except BaseException as error:
             connection.close(True)
             if isinstance(error, apsw.Error | OSError):
@@ -153,10 +153,11 @@ class Database:
             operations.apply(cursor, ops, clock_ms)
             cursor.execute("COMMIT")
         except apsw.Error as error:
+            return _failure(error)
+        finally:
             # SQLite has rolled back by itself after some errors, not after others.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            return _failure(error)
         return None
 
     def read(self, ask: Read) -> object:
@@ -185,7 +186,7 @@ class Database:
     # be held again.
 
     def _regain(self) -> None:
-        if self._reserve is not None and not self._reserve.held and self._reserve.hold():
+        if self._reserve is not None and not self._reserve.held and self._reserve.regain():
             self._connection.pragma("max_page_count", _NO_PAGE_LIMIT)
 
     def _give_way(self) -> bool:

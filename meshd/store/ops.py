@@ -296,6 +296,8 @@ class TraceRecord:
     destination: NodeId | None
     messages: int
     journal: tuple[JournalEntry, ...]
+    priority: Priority | None = None
+    number: Number | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -39,6 +39,13 @@ class Reserve:
             os.close(descriptor)
         return self.held
 
+    def regain(self) -> bool:
+        """Take the space again once the disk has it twice: less would only be full again at once."""
+        if self.held:
+            return True
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize >= 2 * self._size_bytes and self.hold()
+
     def release(self) -> bool:
         """Give the space back to the disk; False when it was not held."""
         if not self.held:

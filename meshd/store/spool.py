@@ -18,6 +18,7 @@ from meshd.store.ops import (
     ReadSpool,
     SealSpool,
     SpoolRow,
+    TraceRecord,
 )
 
 PENDING = 0
@@ -204,10 +205,10 @@ def read_expired(connection: apsw.Connection, ask: ReadExpired) -> tuple[list[Ex
     return found, None
 
 
-def read_outcome(connection: apsw.Connection, ref: BundleRef) -> tuple[str, str | None, NodeId, int] | None:
-    """State, reason, destination and messages of a bundle, waiting or finished."""
+def read_outcome(connection: apsw.Connection, ref: BundleRef) -> TraceRecord | None:
+    """What is known of a bundle, waiting or finished, but for its journal."""
     found = connection.execute(
-        """SELECT state, reason, destination, messages FROM spool WHERE row IN (
+        """SELECT state, reason, destination, messages, priority, number FROM spool WHERE row IN (
                SELECT row FROM spool INDEXED BY spool_order WHERE state = 0 AND ref = ?1
                UNION ALL SELECT row FROM spool INDEXED BY spool_finished WHERE state > 0 AND ref = ?1)
            ORDER BY row DESC LIMIT 1""",
@@ -215,8 +216,16 @@ def read_outcome(connection: apsw.Connection, ref: BundleRef) -> tuple[str, str 
     ).get
     if found is None:
         return None
-    state, reason, destination, messages = found
-    return STATES[state], reason, destination, messages
+    state, reason, destination, messages, priority, number = found
+    return TraceRecord(
+        state=STATES[state],
+        reason=reason,
+        destination=destination,
+        messages=messages,
+        journal=(),
+        priority=Priority(priority),
+        number=rows.unpack_number(number),
+    )
 
 
 def read_backlogs(connection: apsw.Connection) -> tuple[Backlog, ...]:
