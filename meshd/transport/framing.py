@@ -1,7 +1,8 @@
 """Whole frames on a stream of bytes: each is preceded by its length, four bytes, big-endian.
 
-On QUIC a length with the top bit set is no frame but a *grant*: the other side may send that
-many bytes more. aioquic itself takes in whatever comes, so each lane has this window of its own.
+On QUIC a length with the top bit set is no frame but a *grant*: the other side may send that many
+bytes more. aioquic itself takes in whatever comes, so each lane has this window of its own. Grants
+stand between frames, so a frame is written only when it may go whole.
 """
 
 import struct
@@ -17,31 +18,30 @@ BATCH_BYTES = 256 * 1024
 """What is written or handed up at once: enough to make the cost of a call small."""
 
 PREFIX_BYTES = 4
-MAX_BATCH_BYTES = BATCH_BYTES + PREFIX_BYTES + MAX_FRAME_BYTES
-"""No batch of :func:`encode_batches` is longer: the last frame may begin just below BATCH_BYTES."""
 
 _GRANT = 0x80000000
 _MAX_CREDIT = 2**40
 _PREFIX = struct.Struct(">I")
 
 
-def encode_batches(frames: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield ``frames`` with their lengths, joined into batches of about BATCH_BYTES, each of whole frames.
+def encode_batches(frames: Sequence[bytes], size_bytes: int = BATCH_BYTES) -> Iterator[bytes]:
+    """Yield ``frames`` with their lengths, joined into batches of whole frames.
 
-    Raises LocalProtocolError for an empty frame or one over MAX_FRAME_BYTES.
+    No batch is over ``size_bytes``, unless it is one frame. Raises LocalProtocolError for an empty
+    frame or one over MAX_FRAME_BYTES.
     """
     parts: list[bytes] = []
     size = 0
     for frame in frames:
         if not 0 < len(frame) <= MAX_FRAME_BYTES:
             raise LocalProtocolError(f"a frame of {len(frame)} bytes")
-        parts.append(_PREFIX.pack(len(frame)))
-        parts.append(frame)
-        size += PREFIX_BYTES + len(frame)
-        if size >= BATCH_BYTES:
+        if parts and size + PREFIX_BYTES + len(frame) > size_bytes:
             yield b"".join(parts)
             parts.clear()
             size = 0
+        parts.append(_PREFIX.pack(len(frame)))
+        parts.append(frame)
+        size += PREFIX_BYTES + len(frame)
     if parts:
         yield b"".join(parts)
 

@@ -78,10 +78,10 @@ class MemoryConnection:
 
     async def receive(self) -> Sequence[bytes]:
         """See the contract. Control frames that have arrived come before bulk."""
+        await trio.lowlevel.checkpoint()  # here, not after: what has been taken must not be lost
         while True:
             self._check_fault()
             if frames := self._take():
-                await trio.lowlevel.checkpoint()
                 return frames
             self._check()
             with trio.move_on_at(min(self._in.next_arrival, self._broken_at())):

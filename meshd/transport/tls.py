@@ -126,18 +126,17 @@ class TlsStream(trio.abc.Stream):
 
         Raises BrokenResourceError when the connection was cut.
         """
-        self._check()
+        await trio.lowlevel.checkpoint()  # here, not after: what has been decrypted must not be lost
         while True:
+            self._check()
             data = self._decrypt(max_bytes or _READ_BYTES)
-            if self._outgoing.pending:
-                await self._flush()  # the answer to a key update
-            if data is None:
-                await self._read_raw()
-                continue
-            if not data:
-                self.ended.set()
-            await trio.lowlevel.checkpoint()
-            return data
+            if self._outgoing.pending and not self._sending.locked():
+                await self._flush()  # the answer to a key update; else a sender's next flush takes it along
+            if data is not None:
+                if not data:
+                    self.ended.set()
+                return data
+            await self._read_raw()
 
     async def send_goodbye(self) -> None:
         """Tell the other side that nothing more will come (RFC 8446 section 6.1)."""

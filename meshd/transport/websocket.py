@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshd.errors import RemoteProtocolError
 from meshd.transport.base import Address, Handler, Lane, Pin, TransportError
-from meshd.transport.framing import MAX_BATCH_BYTES, FrameReader, encode_batches, oversized
+from meshd.transport.framing import BATCH_BYTES, FrameReader, encode_batches, oversized
 from meshd.transport.serving import HalfOpen, HalfOpenLimits, closing, deadline, plain_nursery, run_handler
 from meshd.transport.sockets import bind, to_address
 from meshd.transport.tls import (
@@ -87,7 +87,7 @@ class WebsocketConnection:
                 message = await self._websocket.get_message()
             except trio_websocket.ConnectionClosed as error:
                 if error.reason is not None and error.reason.code == _TOO_BIG:
-                    raise oversized(MAX_BATCH_BYTES + 1, MAX_BATCH_BYTES) from error
+                    raise oversized(BATCH_BYTES + 1, BATCH_BYTES) from error
                 raise _translate(error) from error
             if not isinstance(message, bytes):
                 self.abort()
@@ -278,7 +278,7 @@ async def _open_client(nursery: trio.Nursery, stream: TlsStream, host: str) -> t
         host,
         _PATH,
         message_queue_size=_QUEUED_MESSAGES,
-        max_message_size=MAX_BATCH_BYTES,
+        max_message_size=BATCH_BYTES,
         receive_buffer_size=None,
     )
 
@@ -288,7 +288,7 @@ async def _open_server(nursery: trio.Nursery, stream: TlsStream) -> trio_websock
         nursery,
         stream,
         message_queue_size=_QUEUED_MESSAGES,
-        max_message_size=MAX_BATCH_BYTES,
+        max_message_size=BATCH_BYTES,
         receive_buffer_size=None,
     )
     if request.path != _PATH:
