@@ -55,8 +55,8 @@ async def run_link(
 ) -> LinkDown:
     """Run the link until either side ends it; returns the LinkDown that was posted, exactly one.
 
-    Posts FramesReceived and LinkMeasured before it, and closes the connection. Bad frames, a dead or
-    closing peer and a broken connection are endings, not errors: nothing is raised for them.
+    Posts FramesReceived and LinkMeasured before it. Bad frames, a dead or closing peer and a broken
+    connection are endings, not errors: nothing is raised for them. The caller closes the connection.
     Cancelled, it still posts LinkDown (waiting at most 1 s).
     """
     session = _Session(
@@ -81,7 +81,6 @@ async def run_link(
         end = ends[0] if ends else _End("closed", "this side gave the link up")
         down = LinkDown(link, peer, end.code, end.reason)
         await _post_last(post, down)
-    await connection.aclose()
     return down
 
 
