@@ -288,7 +288,7 @@ class TraceRecord:
     """What the store knows of one bundle.
 
     ``state``: ``pending``, ``delivered``, ``consumed``, ``expired``, ``refused``; None when only the
-    journal knows it.
+    journal knows it, as are the fields of the row.
     """
 
     state: str | None
@@ -302,7 +302,10 @@ class TraceRecord:
 
 @attrs.frozen(kw_only=True)
 class Backlog:
-    """What waits for one destination at one priority."""
+    """What waits for one destination at one priority: one entry for our own bundles, one for others'.
+
+    ``oldest_accepted_ms`` is that of the destination and priority, whoever's bundle it is.
+    """
 
     destination: NodeId
     priority: Priority

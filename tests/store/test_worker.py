@@ -1,10 +1,12 @@
 """The thread: group commit, ending, cancellation, a disk that hangs."""
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -12,7 +14,7 @@ from meshd.ids import Priority
 from meshd.store.database import Batch, Database
 from meshd.store.ops import Committed, Loaded, ReadSpool
 from meshd.store.requests import Requests
-from meshd.store.worker import CLOSE_LIMIT_S, run_worker
+from meshd.store.worker import CLOSE_LIMIT_S, SLOW_COMMIT_S, run_worker
 from tests.store.builders import ANNA, put_spool
 from tests.store.clock import Log
 
@@ -128,6 +130,28 @@ def test_a_disk_that_hangs_does_not_keep_the_daemon() -> None:
             thread.join(10)
             assert not thread.is_alive()
     assert ended[0] >= CLOSE_LIMIT_S
+
+
+class SlowDatabase(Database):
+    """A disk that takes a little too long."""
+
+    def apply(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+        time.sleep(1.1 * SLOW_COMMIT_S)
+        return super().apply(batches, clock_ms)
+
+
+def test_a_slow_commit_is_logged() -> None:
+    async def test() -> None:
+        requests = Requests(lambda: 0)
+        requests.commit_nowait(1, [put_spool(1)])
+        requests.close_nowait()
+        await run_worker(SlowDatabase.in_memory(), requests, Log().post)
+
+    with structlog.testing.capture_logs() as logs:
+        trio.run(test)
+    assert [(entry["event"], entry["log_level"], entry["requests"]) for entry in logs] == [
+        ("commit slow", "warning", 1)
+    ]
 
 
 class BrokenDatabase(Database):
