@@ -21,7 +21,7 @@ from meshd.discovery.interfaces import Interface, InterfaceKind
 from meshd.discovery.presence import Presence, places
 from meshd.discovery.responder import GOODBYE_LIMIT_S, Responder
 from meshd.discovery.sightings import SALT_SIZE, Advert, Heard, Lost, Sightings
-from meshd.ids import NodeId, to_text
+from meshd.ids import NodeId
 from meshd.trust.roster import discovery_tag
 
 REBUILD_INTERVAL_S = 1.0
@@ -33,12 +33,6 @@ QUEUED = 256
 LOOKS_PER_S = 50.0
 LOOKS_AT_ONCE = 200
 """How many announcements are looked at: each may cost an HMAC per member, and strangers can send many."""
-
-NAME_SIZE = 10
-"""Random bytes in an instance name or a host name."""
-
-MAX_NAMES = 256
-"""Names kept at a time; a laptop meets a new set of addresses in each network."""
 
 Input: TypeAlias = Announce | Members | NetworkChanged | Resumed
 Post: TypeAlias = Callable[[PeerSeen | PeerGone], Awaitable[None]]
@@ -66,7 +60,7 @@ async def run_mdns(
         rebuild_interval_s: presences change at most this often.
     """
     send, receive = trio.open_memory_channel[Heard | Lost](QUEUED)
-    responder = Responder(_into_trio(send, sightings))
+    responder = Responder(_into_trio(send, sightings), rng)
     async with trio.open_nursery() as nursery:
         goodbye = trio.CancelScope(shield=True)
         nursery.start_soon(_run_in_thread, responder, goodbye)
@@ -187,7 +181,7 @@ def _take(item: Input, wanted: "_Wanted", sightings: Sightings) -> tuple[PeerSee
 
 @attrs.define(eq=False, kw_only=True)
 class _Wanted:
-    """The newest of each kind of input, owned by :func:`_direct`. Salt and names last for this run."""
+    """The newest of each kind of input, owned by :func:`_direct`. The salt lasts for this run."""
 
     rng: random.Random
     named: frozenset[str]
@@ -196,7 +190,6 @@ class _Wanted:
     interfaces: tuple[Interface, ...] = ()
     generation: int = 0
     salt: bytes = attrs.Factory(lambda self: self.rng.randbytes(SALT_SIZE), takes_self=True)
-    names: dict[object, str] = attrs.Factory(dict)
 
     def presences(self) -> dict[str, Presence]:
         """By interface name, what to be present as."""
@@ -208,8 +201,6 @@ class _Wanted:
             place.interface.name: Presence(
                 interface=place.interface.name,
                 index=place.interface.index,
-                label=self._name(place.interface.name),
-                server=self._name((place.interface.name, place.hosts)),
                 ipv4=place.ipv4,
                 ipv6=place.ipv6,
                 hosts=place.hosts,
@@ -220,15 +211,3 @@ class _Wanted:
             )
             for place in places(self.interfaces, self.named)
         }
-
-    def _name(self, thing: object) -> str:
-        """A random name for ``thing``, the same each time.
-
-        An interface keeps its instance name through rebuilds, so that new records replace the old ones.
-        Each set of addresses gets a host name of its own: others would add new addresses to the old.
-        """
-        if thing not in self.names:
-            if len(self.names) >= MAX_NAMES:
-                self.names.clear()
-            self.names[thing] = to_text(self.rng.randbytes(NAME_SIZE))
-        return self.names[thing]

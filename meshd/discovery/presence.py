@@ -16,7 +16,6 @@ class Presence:
     """This device as it appears on one interface. A presence that changed is set up anew.
 
     Args:
-        label: the instance name; server: the host name. Both random: they tell nothing about the device.
         ipv4: the address to send from over IPv4, None without one.
         ipv6: whether to send over IPv6 too.
         hosts: the addresses to announce: those of this interface alone.
@@ -27,8 +26,6 @@ class Presence:
 
     interface: str
     index: int
-    label: str
-    server: str
     ipv4: str | None
     ipv6: bool
     hosts: tuple[str, ...]

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import ipaddress
 import os
+import random
 import socket
 from collections.abc import Callable
 
@@ -20,11 +21,15 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from meshd.discovery.presence import Presence
 from meshd.discovery.sightings import Heard, Lost
+from meshd.ids import to_text
 
 SERVICE_TYPE = "_meshd._udp.local."
 
 GOODBYE_LIMIT_S = 1.0
 """Three goodbye packets take 0.25 s."""
+
+LABEL_SIZE = 10
+"""Random bytes in an instance name, which tells nothing about the device."""
 
 RETRY_S = 30.0
 """After an interface could not be opened; a change of the network tries again sooner."""
@@ -41,6 +46,7 @@ class _Session:
     """One interface's zeroconf instance, and its tasks, kept here so that they are not collected."""
 
     presence: Presence
+    label: str
     responder: AsyncZeroconf
     browser: AsyncServiceBrowser | None = None
     announcing: "asyncio.Future[None] | None" = None
@@ -52,10 +58,12 @@ class Responder:
 
     Args:
         deliver: called in the responder's thread with each announcement; must not block.
+        rng: for names; used in the responder's thread.
     """
 
-    def __init__(self, deliver: Callable[[Heard | Lost], None]) -> None:
+    def __init__(self, deliver: Callable[[Heard | Lost], None], rng: random.Random) -> None:
         self._deliver = deliver
+        self._rng = rng
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
         self._wanted: dict[str, Presence] = {}
@@ -92,42 +100,50 @@ class Responder:
                 log.debug("opening interfaces again", interfaces=sorted(missing))
             self._changed.clear()
             await self._reconcile()
+        # The word to stop may have come in the middle of the last one.
+        await self._reconcile()
 
     async def _reconcile(self) -> None:
         wanted = self._wanted
         stale = [session for name, session in self._sessions.items() if wanted.get(name) != session.presence]
-        # One that comes back under its old name says no goodbye: that could overtake the new announcement,
-        # which replaces the old records by itself (RFC 6762 section 10.2).
-        await asyncio.gather(*[self._close(session, session.presence.interface not in wanted) for session in stale])
+        for session in stale:
+            await self._stop_looking(session)
         for name in wanted.keys() - self._sessions.keys():
             try:
                 await self._open(wanted[name])
             except (OSError, RuntimeError, zeroconf.Error) as error:
                 log.warning("interface not opened for discovery", interface=name, reason=str(error) or repr(error))
+        # The old name goes only now: whoever knew it has heard the new one by then.
+        await asyncio.gather(*[self._say_goodbye(session) for session in stale])
 
     async def _open(self, presence: Presence) -> None:
         interfaces: list[str | int] = [] if presence.ipv4 is None else [presence.ipv4]
         if presence.ipv6:
             # By index: zeroconf looks an address up among all interfaces, and link-local ones repeat.
             interfaces.append(presence.index)
-        session = _Session(presence, AsyncZeroconf(interfaces=interfaces))
+        # A new name each time: others must hear anew of a device that came back with nothing changed, and
+        # take an old name that they were told to forget for gone for another second (RFC 6762 section 10.1).
+        label = to_text(self._rng.randbytes(LABEL_SIZE))
+        session = _Session(presence, label, AsyncZeroconf(interfaces=interfaces))
         self._sessions[presence.interface] = session
         try:
             await session.responder.zeroconf.async_wait_for_start()
             _bind_to_interface(session.responder, presence.interface)
             if presence.port:
                 # The label is random, so nobody is asked whether it is free: that would take a second.
-                announcing = session.responder.async_register_service(_service(presence), cooperating_responders=True)
-                session.announcing = asyncio.ensure_future(await announcing)
+                service = _service(presence, label)
+                announcing = await session.responder.async_register_service(service, cooperating_responders=True)
+                session.announcing = asyncio.ensure_future(announcing)
             session.browser = AsyncServiceBrowser(
                 session.responder.zeroconf, [SERVICE_TYPE], handlers=[functools.partial(self._on_change, session)]
             )
         except BaseException:
-            await self._close(session, goodbye=False)
+            await self._stop_looking(session)
+            await self._say_goodbye(session)
             raise
         log.debug("present", interface=presence.interface, hosts=presence.hosts)
 
-    async def _close(self, session: _Session, goodbye: bool) -> None:
+    async def _stop_looking(self, session: _Session) -> None:
         del self._sessions[session.presence.interface]
         for task in session.resolving:
             task.cancel()
@@ -135,9 +151,8 @@ class Responder:
             session.announcing.cancel()
         if session.browser is not None:
             await session.browser.async_cancel()
-        if not goodbye:
-            registry = session.responder.zeroconf.registry
-            registry.async_remove(registry.async_get_service_infos())
+
+    async def _say_goodbye(self, session: _Session) -> None:
         try:
             async with asyncio.timeout(GOODBYE_LIMIT_S):
                 await session.responder.async_close()
@@ -155,7 +170,7 @@ class Responder:
     ) -> None:
         """Runs in the loop, once for each announcement that came, changed or went."""
         instance = name.removesuffix(f".{service_type}")
-        if instance == session.presence.label:
+        if instance == session.label:
             return
         if state_change.name == "Removed":
             self._deliver(Lost(session.presence.interface, instance))
@@ -178,13 +193,13 @@ class Responder:
         self._deliver(Heard(presence.interface, instance, dict(info.properties), hosts, presence.loopback))
 
 
-def _service(presence: Presence) -> AsyncServiceInfo:
+def _service(presence: Presence, label: str) -> AsyncServiceInfo:
     return AsyncServiceInfo(
         SERVICE_TYPE,
-        f"{presence.label}.{SERVICE_TYPE}",
+        f"{label}.{SERVICE_TYPE}",
         port=presence.port,
         properties=dict(presence.txt),
-        server=f"{presence.server}.local.",
+        server=f"{label}.local.",
         addresses=[ipaddress.ip_address(host).packed for host in presence.hosts],
     )
 

@@ -37,7 +37,7 @@ async def run_device(name: str, post: Callable[[PeerSeen | PeerGone], object]) -
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            lambda: run_mdns(receive, report, settings=Discovery(), sightings=Sightings(), rng=random.Random(name))
+            lambda: run_mdns(receive, report, settings=Discovery(), sightings=Sightings(), rng=random.SystemRandom())
         )
         await send.send(Members(frozenset(NODES.values())))
         await send.send(Announce(GENESIS, NODES[name], 7843, None))

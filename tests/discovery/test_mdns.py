@@ -65,7 +65,7 @@ async def device(
             send_event.send,
             settings=settings,
             sightings=found.sightings,
-            rng=random.Random(node),
+            rng=random.SystemRandom(),
             rebuild_interval_s=0.05,
         )
         found.ended.set()
