@@ -132,6 +132,15 @@ class SpoolQueue:
                 self._append(waiting)
         self.on_disk = not complete or self._grew_while_loading
 
+    def arrived_before(self) -> list[Waiting]:
+        """Drop and return what the last receipt covers of rows just loaded."""
+        if self.receipt is None:
+            return []
+        done = self._covered(self.ready, self.receipt, self.receipt.highest())
+        for waiting in done:
+            self.finish(waiting)
+        return done
+
     def may_send(self, now: float) -> bool:
         """Whether the first ready row may leave: not paused, and within the destination's credit."""
         return bool(self.ready) and self.paused_until <= now and self.in_flight_bytes < self.credit_bytes
@@ -149,15 +158,27 @@ class SpoolQueue:
         if self.receipt is not None and receipt.order <= self.receipt.order:
             return []
         self.receipt = receipt
-        done = [waiting for waiting in self.in_flight.values() if receipt.has_arrived(waiting.number)]
+        highest = receipt.highest()
+        done = self._covered(self.in_flight.values(), receipt, highest)
         if done:
             self._attempts = 0
             sample = now - done[-1].sent_at
             self._srtt = sample if self._srtt is None else self._srtt + _SRTT_GAIN * (sample - self._srtt)
-        done += [waiting for waiting in self.ready if receipt.has_arrived(waiting.number)]
+        done += self._covered(self.ready, receipt, highest)
         for waiting in done:
             self.finish(waiting)
         return done
+
+    @staticmethod
+    def _covered(rows: Iterable[Waiting], receipt: Receipt, highest: Number | None) -> list[Waiting]:
+        # Rows are in order of their numbers, so the search ends at the highest that is receipted.
+        covered: list[Waiting] = []
+        for waiting in rows:
+            if highest is None or waiting.number > highest:
+                break
+            if receipt.has_arrived(waiting.number):
+                covered.append(waiting)
+        return covered
 
     def finish(self, waiting: Waiting) -> None:
         """``waiting`` waits no longer."""

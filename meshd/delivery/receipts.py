@@ -52,6 +52,16 @@ class Receipt:
     epochs: tuple[EpochReceipt, ...]
     refused: tuple[tuple[Number, str], ...]
 
+    def highest(self) -> Number | None:
+        """The highest number that arrived."""
+        return max(
+            (
+                Number(entry.epoch, entry.arrived_spans[-1][1] if entry.arrived_spans else entry.arrived)
+                for entry in self.epochs
+            ),
+            default=None,
+        )
+
     def has_arrived(self, number: Number) -> bool:
         """Whether the destination holds, held, or refused this number."""
         return self._in(number, consumed=False)

@@ -96,8 +96,8 @@ class Subscribe(Request):
     redelivered, late, missing, messages, first_index]`` where ``messages`` is an encoded CBOR list
     (``wire.bundle.decode_messages``), offsets of a batch are consecutive, ``ref`` and ``source`` are
     bytes, ``first_index`` is the first message's index in its bundle (for message ids; not 0 when a
-    batch is delivered again in part), and ``missing`` is null or ``{"bundles": n or null, "reason": text}``: mail of the same
-    source that will not come, right before this batch.
+    batch is delivered again in part), and ``missing`` is null or ``{"bundles": n or null, "reason": text}``:
+    mail of the same source that will not come, right before this batch.
 
     Args:
         credit: messages the client is ready to take; more by AddCredit.

@@ -1,0 +1,373 @@
+"""meshd: the composition root. Reads the configuration, opens the disk and the sockets, runs the node."""
+
+import argparse
+import os
+import random
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import structlog
+import trio
+
+from meshd import __version__
+from meshd.api.listener import SocketSettings
+from meshd.api.server import Server
+from meshd.clock import MeshClock, resume_clock
+from meshd.config import Config, Endpoint, load_config
+from meshd.discovery.events import NetworkChanged
+from meshd.discovery.interfaces import interfaces
+from meshd.discovery.mdns import run_mdns
+from meshd.discovery.netwatch import watch_network, watch_resume
+from meshd.discovery.sightings import Sightings
+from meshd.errors import MeshdError
+from meshd.ids import NodeId, is_device_name, to_text
+from meshd.links.peer import PeerStatistics
+from meshd.logs import configure
+from meshd.node.clients import Listening
+from meshd.node.inbox import Inbox
+from meshd.node.loop import Loop, Surroundings
+from meshd.node.step import Node, Settings, next_epoch
+from meshd.store.database import Database
+from meshd.store.ops import PutFact
+from meshd.store.requests import Requests
+from meshd.store.worker import run_worker
+from meshd.transport.base import Address, Transport
+from meshd.transport.quic import QuicTransport
+from meshd.transport.websocket import WebsocketTransport
+from meshd.trust.identity import Identity, load_or_create
+
+STOP_SECONDS = 4.5
+EXIT_FAILED, EXIT_USAGE, EXIT_RUNNING = 1, 2, 3
+_EXITS = {"E_CONFIG": EXIT_USAGE, "E_RUNTIME_DIR": EXIT_USAGE, "E_RUNNING": EXIT_RUNNING, "E_USAGE": EXIT_USAGE}
+
+# A thread that waits for the interpreter gets it after this long; commits would wait for 5 ms.
+_SWITCH_INTERVAL_S = 0.0005
+
+log = structlog.get_logger("meshd.daemon")
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The command line, with the environment and the defaults filled in."""
+
+    config: Config
+    config_file: Path | None
+    state_dir: Path
+    runtime_dir: Path
+    name: str
+
+
+def main() -> None:
+    """The ``meshd`` command. Exits 0, 1, 2 or 3, with one clear line when not 0."""
+    try:
+        options = read_options(sys.argv[1:], os.environ)
+        if options is None:
+            return
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        trio.run(run_daemon, options)
+    except MeshdError as error:
+        fail(error)
+    except BaseExceptionGroup as group:
+        errors = [error for error in _leaves(group) if isinstance(error, MeshdError)]
+        if not errors or len(errors) != len(_leaves(group)):
+            raise
+        fail(errors[0])
+
+
+def fail(error: MeshdError) -> None:
+    """Say what is wrong, and exit."""
+    print(f"meshd: {error.code}: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
+    sys.exit(_EXITS.get(error.code, EXIT_FAILED))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
+# --- options
+
+
+def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Options | None:
+    """Read the command line; None when it was a question that is answered. Raises MeshdError."""
+    parser = argparse.ArgumentParser(prog="meshd", description="The mesh daemon: see docs/configuration.md.")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="configuration (TOML); none is needed")
+    parser.add_argument("--state-dir", metavar="DIR", type=Path, help="identity and messages")
+    parser.add_argument("--runtime-dir", metavar="DIR", type=Path, help="where the socket goes")
+    parser.add_argument("--name", help="this device's name; the host name when not given")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--log-format", choices=("console", "json"))
+    parser.add_argument("--check-config", action="store_true", help="read the configuration, and stop")
+    parser.add_argument("--version", action="version", version=f"meshd {__version__}")
+    given = parser.parse_args(arguments)
+    config = _config(given.config, environ)
+    if given.check_config:
+        print("The configuration is fine.")  # noqa: T201
+        return None
+    configure(given.log_level or config.log.level, given.log_format or config.log.format, dict(config.log.levels))
+    name = given.name or _host_name()
+    if not is_device_name(name):
+        raise MeshdError(
+            "E_USAGE", f"--name: {name[:70]!r} is no device name.", "Use letters, digits, dots and hyphens."
+        )
+    return Options(
+        config=config,
+        config_file=given.config,
+        state_dir=given.state_dir or _state_dir(environ),
+        runtime_dir=given.runtime_dir or _runtime_dir(environ),
+        name=name,
+    )
+
+
+def _config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    if path is None:
+        return load_config(None, environ=environ)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise MeshdError("E_CONFIG", f"{path} can't be read: {reason}.", "Check the path and its mode.") from error
+    return load_config(text, filename=str(path), environ=environ)
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().partition(".")[0])[:63].lstrip("._-")
+    return name or "device"
+
+
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    for variable in ("MESHD_STATE_DIR", "STATE_DIRECTORY"):
+        if environ.get(variable):
+            return Path(environ[variable])
+    home = environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "meshd"
+
+
+def _runtime_dir(environ: Mapping[str, str]) -> Path:
+    for variable in ("MESHD_RUNTIME_DIR", "RUNTIME_DIRECTORY"):
+        if environ.get(variable):
+            return Path(environ[variable])
+    if environ.get("XDG_RUNTIME_DIR"):
+        return Path(environ["XDG_RUNTIME_DIR"]) / "meshd"
+    if os.geteuid() == 0:
+        return Path("/run/meshd")
+    raise MeshdError("E_RUNTIME_DIR", "There is no directory for the socket: XDG_RUNTIME_DIR is not set.")
+
+
+def _make_dir(path: Path, mode: int, code: str) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MeshdError(code, f"{path} can't be made: {error.strerror}.") from error
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise MeshdError(code, f"{path} can't be written to by this user.")
+
+
+# --- running
+
+
+async def run_daemon(options: Options) -> None:
+    """Run until SIGTERM or SIGINT. Raises MeshdError when it can't start, or when the disk fails."""
+    _make_dir(options.state_dir, 0o700, "E_STATE_DIR")
+    _make_dir(options.runtime_dir, 0o755, "E_RUNTIME_DIR")
+    rng = random.SystemRandom()
+    database = Database.open(options.state_dir / "meshd.db")
+    identity = load_or_create(options.state_dir, rng)
+    snapshot = database.snapshot()
+    clock = resume_clock(snapshot.facts.get("clock", {}).get(b""), snapshot.clock_ms)
+    epoch, epoch_fact = next_epoch(snapshot, rng)
+    [committed] = database.apply([(0, [epoch_fact, PutFact("clock", b"", clock.encode())])], clock.now_ms())
+    if committed.error is not None:
+        raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
+    statistics: list[Callable[[NodeId], PeerStatistics | None]] = []
+    node = Node(
+        identity=identity,
+        settings=_settings(options),
+        snapshot=snapshot,
+        epoch=epoch,
+        now=clock.now(),
+        rng=rng,
+        dialer=lambda peer: statistics[0](peer) if statistics else None,
+    )
+    del snapshot
+    daemon = _Daemon(options, clock, rng, identity, node, database)
+    statistics.append(daemon.loop.dialer_statistics)
+    await daemon.run()
+
+
+def _settings(options: Options) -> Settings:
+    store = options.config.store
+    return Settings(
+        name=options.name,
+        quota_bytes=store.quota_bytes,
+        default_lifetime_ms=int(store.default_lifetime * 1000),
+        max_lifetime_ms=int(store.max_lifetime * 1000),
+    )
+
+
+class _Daemon:
+    """The top nursery: who runs, and in which order they start and stop."""
+
+    def __init__(
+        self,
+        options: Options,
+        clock: MeshClock,
+        rng: random.Random,
+        identity: Identity,
+        node: Node,
+        database: Database,
+    ) -> None:
+        self._options = options
+        self._config = options.config
+        self._rng = rng
+        self._database = database
+        self._inbox = Inbox()
+        self._requests = Requests(clock.now_ms)
+        self._transports = _transports(self._config, identity, node)
+        self._discovery, self._discovery_inputs = trio.open_memory_channel[Any](256)
+        self.loop = Loop(
+            node,
+            Surroundings(
+                clock=clock.now,
+                rng=rng,
+                inbox=self._inbox,
+                requests=self._requests,
+                transports=self._transports,
+                static=self._config.discovery.static,
+                discovery=self._discovery if self._config.discovery.mdns else None,
+                named_interfaces=self._config.discovery.interfaces,
+            ),
+        )
+
+    async def run(self) -> None:
+        """Start in the order of dependence; stop in reverse: clients, links, then the disk."""
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                await nursery.start(run_worker, self._database, self._requests, self._inbox.post_nowait)
+                async with trio.open_nursery() as serving:
+                    await self._serve(serving)
+                    notify("READY=1")
+                    await self._until_stopped(signals)
+                    notify("STOPPING=1")
+                    log.info("stopping")
+                    serving.cancel_scope.cancel()
+                self._requests.close_nowait()
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        bound: list[Address] = []
+        await nursery.start(self.loop.run)
+        for transport in self._transports.values():
+            serve = partial(transport.serve, self.loop.handle_connection)
+            if isinstance(transport, WebsocketTransport):
+                serve = partial(serve, join_handler=self.loop.doorkeeper.handle)
+            try:
+                bound += await nursery.start(serve)
+            except OSError as error:
+                raise MeshdError("E_PORT", f"{transport.name} can't listen: {error.strerror or error}.") from error
+        await self._inbox.send(NetworkChanged(interfaces()))
+        self.loop.listen(Listening(tuple(bound), ()))
+        if self._config.discovery.mdns:
+            nursery.start_soon(
+                partial(
+                    run_mdns,
+                    self._discovery_inputs,
+                    self._inbox.send,
+                    settings=self._config.discovery,
+                    sightings=Sightings(),
+                    rng=self._rng,
+                )
+            )
+        nursery.start_soon(watch_network, self._inbox.send)
+        nursery.start_soon(watch_resume, self._inbox.send)
+        api = self._config.api
+        path = str(self._options.runtime_dir / "meshd.sock")
+        await nursery.start(Server(self._inbox).serve, SocketSettings(path, api.group or None, api.mode))
+        nursery.start_soon(watchdog, lambda: self.loop.turns, self._inbox)
+        device = to_text(self.loop.node.identity.node_id)
+        log.info("running", device=device, socket=path, listen=[str(address) for address in bound])
+
+    async def _until_stopped(self, signals: Any) -> None:
+        async for number in signals:
+            if number != signal.SIGHUP:
+                return
+            self._reload()
+
+    def _reload(self) -> None:
+        try:
+            config = _config(self._options.config_file, os.environ)
+        except MeshdError as error:
+            log.error("configuration not reloaded", code=error.code, reason=error.message)
+            return
+        configure(config.log.level, config.log.format, dict(config.log.levels))
+        fixed = [
+            field.name
+            for field in attrs.fields(Config)
+            if field.name != "log" and getattr(config, field.name) != getattr(self._config, field.name)
+        ]
+        if fixed:
+            log.warning("reloaded; some sections take a restart", reloaded=["log"], restart_for=fixed)
+        else:
+            log.info("reloaded", reloaded=["log"])
+
+
+def _transports(config: Config, identity: Identity, node: Node) -> dict[str, Transport]:
+    def remembered() -> frozenset[str]:
+        return frozenset(address.host for peer in node.peers.known.values() for address in peer.addresses)
+
+    def places(endpoints: Sequence[Endpoint]) -> list[tuple[str, int]]:
+        return [(endpoint.host, endpoint.port) for endpoint in endpoints]
+
+    key, certificate = identity.private_key_pem(), identity.certificate_pem()
+    transports: dict[str, Transport] = {}
+    if "quic" in config.links.transports and config.listen.quic:
+        transports["quic"] = QuicTransport(
+            listen=places(config.listen.quic), certificate_pem=certificate, private_key_pem=key, remembered=remembered
+        )
+    if "websocket" in config.links.transports and config.listen.websocket:
+        transports["websocket"] = WebsocketTransport(
+            listen=places(config.listen.websocket),
+            certificate_pem=certificate,
+            private_key_pem=key,
+            remembered=remembered,
+        )
+    return transports
+
+
+# --- the service manager
+
+
+def notify(message: str) -> None:
+    """Tell systemd, when it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender, suppress(OSError):
+        sender.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+async def watchdog(progress: Callable[[], int], inbox: Inbox) -> None:
+    """Tell systemd that we are alive, as long as the node makes turns (WATCHDOG_USEC)."""
+    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+    if not interval_us or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    while True:
+        before = progress()
+        inbox.post_nowait(None)  # an event that asks for a turn and nothing else
+        await trio.sleep(interval_us / 2_000_000)
+        if progress() != before:
+            notify("WATCHDOG=1")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Which end-to-end keys are in use: ours towards each destination, and each source's towards us."""
+
+import random
+from collections import OrderedDict
+
+import attrs
+
+from meshd.ids import NodeId
+from meshd.trust.card import Card
+from meshd.trust.identity import Identity
+from meshd.trust.seal import DestinationSession, SourceSession
+from meshd.wire.frames import BundleFrame
+
+SESSION_LIFETIME_S = 3600.0
+SESSION_BUNDLES = 100_000
+HELD_BYTES = 4 * 1024 * 1024
+"""Bundles kept unopened, in all, until their session's offer comes."""
+
+NEED_OFFER_INTERVAL_S = 1.0
+SESSIONS_PER_SOURCE = 4096
+
+
+@attrs.define(eq=False)
+class _Outgoing:
+    session: SourceSession
+    card_version: int
+    started: float
+    next_counter: int = 1
+    confirmed: bool = False
+
+
+class OutgoingSessions:
+    """Our sessions, one current per destination. Roots of all that pending mail used are kept."""
+
+    def __init__(self, identity: Identity, rng: random.Random) -> None:
+        self._identity = identity
+        self._rng = rng
+        self._current: dict[NodeId, _Outgoing] = {}
+        self._by_id: dict[bytes, _Outgoing] = {}
+
+    def for_destination(
+        self, destination: NodeId, public_key: bytes, card: Card, now: float
+    ) -> tuple[SourceSession, int, bool]:
+        """The session to seal with, the counter to use, and whether the session is new (its root must be stored)."""
+        current = self._current.get(destination)
+        fresh = (
+            current is None
+            or now - current.started > SESSION_LIFETIME_S
+            or current.next_counter > SESSION_BUNDLES
+            or current.card_version != card.version
+        )
+        if current is None or fresh:
+            session = SourceSession.create(self._identity, public_key, card, self._rng)
+            current = _Outgoing(session, card.version, now)
+            self._current[destination] = current
+            self._by_id[session.id] = current
+        counter = current.next_counter
+        current.next_counter += 1
+        return current.session, counter, fresh
+
+    def restore(self, session: SourceSession) -> None:
+        """A session of an earlier life, for rewrapping and for reading our own pending mail."""
+        self._by_id[session.id] = _Outgoing(session, 0, 0.0)
+
+    def find(self, session_id: bytes) -> SourceSession | None:
+        """The session with this id, if we still have it."""
+        outgoing = self._by_id.get(session_id)
+        return None if outgoing is None else outgoing.session
+
+    def offer_for(self, session_id: bytes) -> bytes | None:
+        """The offer to send beside bundles of this session, until the destination has confirmed it."""
+        outgoing = self._by_id.get(session_id)
+        if outgoing is None or outgoing.confirmed or not outgoing.session.offer:
+            return None
+        return outgoing.session.offer
+
+    def confirm(self, session_id: bytes) -> None:
+        """A bundle of this session was receipted."""
+        outgoing = self._by_id.get(session_id)
+        if outgoing is not None:
+            outgoing.confirmed = True
+
+    def rewrap(self, session_id: bytes, card: Card) -> bytes | None:
+        """A new offer of the same root for the destination's newer prekey."""
+        outgoing = self._by_id.get(session_id)
+        return None if outgoing is None else outgoing.session.rewrap(card)
+
+    def forget(self, session_id: bytes) -> None:
+        """The session is too old for any of its mail to be pending."""
+        outgoing = self._by_id.pop(session_id, None)
+        for destination, current in list(self._current.items()):
+            if current is outgoing:
+                del self._current[destination]
+
+
+class IncomingSessions:
+    """Sessions that others offered us, and the bundles that wait unopened for an offer."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[tuple[NodeId, bytes], DestinationSession] = {}
+        self._stored: set[tuple[NodeId, bytes]] = set()
+        self._held: OrderedDict[tuple[NodeId, bytes], list[tuple[int, BundleFrame]]] = OrderedDict()
+        self._held_bytes = 0
+        self._asked: dict[tuple[NodeId, bytes], float] = {}
+
+    def add(self, source: NodeId, session: DestinationSession, *, stored: bool) -> None:
+        """A session is known; ``stored`` when its root is on disk already."""
+        self._sessions[source, session.id] = session
+        if stored:
+            self._stored.add((source, session.id))
+
+    def find(self, source: NodeId, session_id: bytes) -> DestinationSession | None:
+        """The session that opens ``source``'s bundles of this id."""
+        return self._sessions.get((source, session_id))
+
+    def must_store(self, source: NodeId, session_id: bytes) -> bool:
+        """Whether the root has to be committed together with the bundle at hand; says so once."""
+        key = (source, session_id)
+        if key in self._stored:
+            return False
+        self._stored.add(key)
+        return True
+
+    def hold(self, link: int, source: NodeId, session_id: bytes, frame: BundleFrame, now: float) -> bool:
+        """Keep a bundle unopened; return whether the offer should be asked for now."""
+        key = (source, session_id)
+        self._held.setdefault(key, []).append((link, frame))
+        self._held_bytes += len(frame.body)
+        while self._held_bytes > HELD_BYTES:  # the origin sends what is dropped here again
+            _, dropped = self._held.popitem(last=False)
+            self._held_bytes -= sum(len(item.body) for _, item in dropped)
+        if now - self._asked.get(key, -NEED_OFFER_INTERVAL_S) < NEED_OFFER_INTERVAL_S:
+            return False
+        self._asked[key] = now
+        return True
+
+    def take_held(self, source: NodeId, session_id: bytes) -> list[tuple[int, BundleFrame]]:
+        """The bundles that waited for this session, in the order they came."""
+        self._asked.pop((source, session_id), None)
+        held = self._held.pop((source, session_id), [])
+        self._held_bytes -= sum(len(frame.body) for _, frame in held)
+        return held
+
+    def forget(self, source: NodeId, session_id: bytes) -> None:
+        """The session is too old for any of its bundles to be alive."""
+        self._sessions.pop((source, session_id), None)
+        self._stored.discard((source, session_id))

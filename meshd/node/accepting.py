@@ -1,0 +1,264 @@
+"""Messages of local apps on their way into the spool: checked, packed, numbered, sealed, committed, answered."""
+
+import attrs
+
+from meshd.delivery.outbox import Draft, Outbox, Recipient, Sealed, flow_key, parse_flow_key
+from meshd.delivery.packing import Pack, Packer, PackKey, message_size
+from meshd.errors import MeshdError
+from meshd.ids import BundleRef, NodeId, Priority, format_message_id
+from meshd.node.effects import Commit, SendBundle
+from meshd.node.followers import STAGES, Follower, Followers, Stage
+from meshd.node.membership import Membership
+from meshd.node.peers import Peers
+from meshd.node.requests import Failure, Result, Submit
+from meshd.node.spool import TRACE_KEPT_MS, Spool, session_fact
+from meshd.node.turn import Tickets, Turn
+from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, Snapshot, SpoolRow
+from meshd.wire.bundle import MAX_MESSAGE_BYTES
+from meshd.wire.codec import encode
+from meshd.wire.frames import MAX_HOPS, BundleFrame, Kind, Routed
+
+_PACK_AT_ONCE_BYTES = 1024 * 1024
+_ROW_OVERHEAD_BYTES = 256
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What the configuration allows."""
+
+    quota_bytes: int
+    default_lifetime_ms: int
+    max_lifetime_ms: int
+
+
+@attrs.define(eq=False)
+class _Submission:
+    """One request whose messages wait to be packed."""
+
+    request: Submit
+    refs: list[tuple[BundleRef, int, int]] = attrs.field(factory=list)
+    """(bundle, first message, how many) in order."""
+
+    def ids(self) -> list[str]:
+        return [format_message_id(ref, first + i) for ref, first, count in self.refs for i in range(count)]
+
+
+@attrs.frozen
+class _Stored:
+    """A bundle whose commit is under way."""
+
+    draft: Draft
+    row: SpoolRow
+
+
+@attrs.define(eq=False)
+class _Accepting:
+    """One commit of accepted messages, and who is answered after it."""
+
+    ops: list[Op] = attrs.field(factory=list)
+    journal: list[JournalEntry] = attrs.field(factory=list)
+    stored: list[_Stored] = attrs.field(factory=list)
+    flows: set[tuple[NodeId, Priority]] = attrs.field(factory=set)
+    followers: list[Follower] = attrs.field(factory=list)
+
+
+class Acceptor:
+    """From Submit to ``accepted``. At most one commit is under way; what comes meanwhile packs together."""
+
+    def __init__(
+        self, me: NodeId, outbox: Outbox, spool: Spool, followers: Followers, tickets: Tickets, limits: Limits
+    ) -> None:
+        self._me = me
+        self._outbox = outbox
+        self._spool = spool
+        self._followers = followers
+        self._tickets = tickets
+        self._limits = limits
+        self._packer = Packer()
+        self._submissions: dict[int, _Submission] = {}
+        self._accepting: dict[int, _Accepting] = {}
+        self._keys: dict[tuple[str, str], list[Submit]] = {}
+        """Idempotency keys being accepted, and the repeats that wait for the answer."""
+        self._next_row = 1
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on after the last life's rows and predecessors."""
+        self._next_row = snapshot.next_spool_row
+        for key, value in snapshot.facts.get("last", {}).items():
+            self._outbox.restore_last(*parse_flow_key(key), value)
+
+    @property
+    def quota_bytes(self) -> int:
+        """How much may wait in the spool."""
+        return self._limits.quota_bytes
+
+    def submit(self, request: Submit, destination: NodeId) -> None:
+        """Take a request's messages to be packed. Raises MeshdError: nothing of it was taken."""
+        if not request.messages:
+            raise MeshdError("E_USAGE", "There is no message in the request.")
+        if any(len(message.payload) > MAX_MESSAGE_BYTES for message in request.messages):
+            raise MeshdError("E_TOO_LARGE", f"A message body is over {MAX_MESSAGE_BYTES} bytes.")
+        limits = self._limits
+        lifetime_ms = limits.default_lifetime_ms if request.lifetime_ms is None else request.lifetime_ms
+        if not 0 < lifetime_ms <= limits.max_lifetime_ms:
+            raise MeshdError(
+                "E_USAGE",
+                f"The lifetime must be over 0 and at most {limits.max_lifetime_ms // 1000} s.",
+                "Choose a shorter lifetime, or raise store.max_lifetime.",
+            )
+        size = sum(message_size(message) for message in request.messages)
+        if not request.ephemeral and self._spool.size_bytes + self._packer.pending_bytes + size > limits.quota_bytes:
+            raise MeshdError(
+                "E_FULL",
+                f"The spool holds {self._spool.size_bytes} of {limits.quota_bytes} bytes; {size} more do not fit.",
+                "Retry after 5 s. What waits, and for whom: meshctl queue",
+            )
+        key = PackKey(destination, request.service, request.priority, request.ephemeral, lifetime_ms, request.principal)
+        token = self._tickets.take()
+        if request.key is not None:
+            self._keys[request.principal, request.key] = []
+        self._submissions[token] = _Submission(request)
+        self._packer.add(token, key, request.messages, size)
+
+    def repeat(self, request: Submit) -> bool:
+        """Whether a request with this idempotency key is being accepted now; then this one gets its answer."""
+        repeats = self._keys.get((request.principal, request.key or ""))
+        if repeats is not None:
+            repeats.append(request)
+        return repeats is not None
+
+    def pack(self, turn: Turn, membership: Membership, peers: Peers) -> None:
+        """Pack, number, seal and commit what was submitted, unless the last such commit still runs."""
+        if not self._packer or (self._accepting and self._packer.pending_bytes < _PACK_AT_ONCE_BYTES):
+            return
+        batch = _Accepting()
+        for pack in self._packer.take():
+            local = pack.key.destination == self._me  # never sealed: it does not leave
+            recipient = None if local else membership.recipient(pack.key.destination)
+            if pack.key.ephemeral:
+                self._send_ephemeral(turn, pack, recipient, peers)
+            else:
+                keep = peers.link_to(pack.key.destination) is not None
+                self._store(turn, batch, pack, recipient, keep=keep)
+        self._follow(turn, batch)
+        if batch.stored:
+            batch.ops += [PutFact("last", flow_key(*flow), self._outbox.encode_last(*flow)) for flow in batch.flows]
+            batch.ops.append(AddJournal(tuple(batch.journal)))
+            ticket = self._tickets.take()
+            self._accepting[ticket] = batch
+            turn.emit(Commit(ticket, tuple(batch.ops)))
+
+    def _store(self, turn: Turn, batch: _Accepting, pack: Pack, recipient: Recipient | None, *, keep: bool) -> None:
+        key = pack.key
+        draft = self._outbox.draft(pack, self._spool.floor(key.destination, key.priority))
+        sealed: Sealed | None = None
+        if recipient is not None:
+            sealed = self._outbox.seal(draft.flow, draft.number, draft.plaintext, key.lifetime_ms, recipient, turn.now)
+            if sealed.new_session is not None:
+                exported = sealed.new_session.export()
+                batch.ops.append(session_fact(key.destination, sealed.session, exported, turn))
+        row = self._row(turn, pack, draft, sealed)
+        batch.ops.append(PutSpool(row))
+        batch.journal.append(JournalEntry(draft.ref, turn.now_ms, "accepted"))
+        batch.stored.append(_Stored(draft, row))
+        batch.flows.add((key.destination, key.priority))
+        self._spool.put(row, keep=keep)
+        for share in pack.shares:
+            self._submissions[share.token].refs.append((draft.ref, share.first, share.count))
+
+    def _row(self, turn: Turn, pack: Pack, draft: Draft, sealed: Sealed | None) -> SpoolRow:
+        body = draft.plaintext if sealed is None else sealed.body
+        self._next_row += 1
+        return SpoolRow(
+            row=self._next_row - 1,
+            ref=draft.ref,
+            bundle=None if sealed is None else sealed.bundle,
+            source=self._me,
+            destination=pack.key.destination,
+            priority=pack.key.priority,
+            number=draft.number,
+            head=None if sealed is None else sealed.head,
+            body=body,
+            service=pack.key.service,
+            messages=len(pack.messages),
+            from_peer=None,
+            principal=pack.key.principal,
+            hop_limit=MAX_HOPS,
+            copies=0,
+            lifetime_ms=pack.key.lifetime_ms,
+            accepted_ms=turn.now_ms,
+            expires_ms=turn.now_ms + pack.key.lifetime_ms,
+            size_bytes=len(body) + _ROW_OVERHEAD_BYTES,
+        )
+
+    def _send_ephemeral(self, turn: Turn, pack: Pack, recipient: Recipient | None, peers: Peers) -> None:
+        link = peers.link_to(pack.key.destination)
+        submissions = [self._submissions[share.token] for share in pack.shares]
+        if link is None or recipient is None or not link.has_room:
+            code = "E_BUSY" if link is not None and recipient is not None else "E_UNREACHABLE"
+            error = MeshdError(code, "An ephemeral message needs a path that is free at this moment.")
+            for submission in submissions:
+                turn.answer(submission.request, Failure(error))
+            for share in pack.shares:
+                self._submissions.pop(share.token, None)
+            return
+        draft = self._outbox.draft(pack, None)
+        lifetime_ms = pack.key.lifetime_ms
+        sealed = self._outbox.seal(draft.flow, draft.number, draft.plaintext, lifetime_ms, recipient, turn.now)
+        if sealed.new_session is not None:
+            turn.lazy_ops.append(session_fact(recipient.node, sealed.session, sealed.new_session.export(), turn))
+        offer = self._spool.offer_once(link, sealed.session)
+        if offer is not None:
+            turn.send(link.number, Routed(self._me, recipient.node, 0, Kind.OFFER, offer))
+        link.sent(sealed.bundle, len(sealed.body), pack.key.priority)
+        turn.emit(SendBundle(link.number, BundleFrame(MAX_HOPS, 0, 0, sealed.head, sealed.body, len(sealed.body))))
+        for share in pack.shares:
+            self._submissions[share.token].refs.append((draft.ref, share.first, share.count))
+
+    def _follow(self, turn: Turn, batch: _Accepting) -> None:
+        """Everything submitted is packed: from here on, followers of the bundles hold the requests."""
+        submissions, self._submissions = self._submissions, {}
+        for submission in submissions.values():
+            request = submission.request
+            ids = submission.ids()
+            if request.ephemeral:
+                self._keys.pop((request.principal, request.key or ""), None)
+                if ids:
+                    turn.answer(request, Result({"ids": ids, "state": "sent"}))
+                continue
+            stage = STAGES[request.wait]
+            refs = {ref for ref, _, _ in submission.refs} if stage > Stage.ACCEPTED else set()
+            follower = Follower(request, stage, {"ids": ids, "state": request.wait}, accepted=False, pending=refs)
+            self._followers.follow(follower)
+            batch.followers.append(follower)
+            if request.key is not None:
+                expires_ms = turn.now_ms + TRACE_KEPT_MS
+                batch.ops.append(PutKey(request.principal, request.key, encode(ids), expires_ms))
+
+    def committed(self, turn: Turn, ticket: int, error: str | None, reason: str | None) -> bool:
+        """A commit ended; answer whom it accepted, or failed. Returns whether it was one of ours."""
+        batch = self._accepting.pop(ticket, None)
+        if batch is None:
+            return False
+        if error is None:
+            for follower in batch.followers:
+                self._followers.accept(turn, follower)
+                self._answer_repeats(turn, follower, Result({**follower.answer, "state": "accepted"}))
+            return True
+        # The numbers are burnt. What was forwarded while the commit ran may still arrive: "unknown".
+        for stored in batch.stored:
+            row = stored.row
+            self._spool.queue(row.destination, row.priority).finish_row(row.row, row.messages, row.size_bytes)
+            self._outbox.burn(stored.draft, row.service or "")
+        failure = MeshdError(error, f"The messages could not be stored: {reason}.")
+        for follower in batch.followers:
+            self._followers.drop(follower)
+            turn.answer(follower.request, Failure(failure))
+            self._answer_repeats(turn, follower, Failure(failure))
+        return True
+
+    def _answer_repeats(self, turn: Turn, follower: Follower, reply: Result | Failure) -> None:
+        request = follower.request
+        if isinstance(request, Submit) and request.key is not None:
+            for repeat in self._keys.pop((request.principal, request.key), ()):
+                turn.answer(repeat, reply)

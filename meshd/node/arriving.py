@@ -1,0 +1,350 @@
+"""Bundles on their way in: checked, opened, deduplicated, put in order, stored, receipted."""
+
+from collections import defaultdict
+
+import attrs
+
+from meshd.delivery.arrivals import FlowArrivals, Held, Release, Verdict
+from meshd.delivery.outbox import decode_floor, flow_key, parse_flow_key
+from meshd.delivery.queue import Waiting
+from meshd.delivery.receipts import RECEIPT_LABEL, Receipt, encode_receipt
+from meshd.delivery.sessions import IncomingSessions
+from meshd.delivery.shelf import Batch
+from meshd.errors import RemoteProtocolError
+from meshd.ids import BundleId, Epoch, Flow, NodeId, Number, Priority, bundle_ref
+from meshd.node.effects import LocalReceipt, SendControl
+from meshd.node.mailboxes import Mailboxes, entry_of
+from meshd.node.membership import Membership
+from meshd.node.peers import Link, Peers
+from meshd.node.turn import Turn
+from meshd.store.ops import InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
+from meshd.trust.seal import (
+    DestinationSession,
+    UnknownPrekey,
+    accept_offer,
+    sign_blob,
+    sign_need_offer,
+    sign_stale_epoch,
+)
+from meshd.wire import codec
+from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content
+from meshd.wire.frames import BundleFrame, Busy, Kind, Refused, Routed
+
+RETRY_AFTER_MS = 5_000
+_HOLD_SHARE = 0.75
+"""Part of a bundle's remaining lifetime that it waits for its predecessor; the rest is for its reader."""
+
+
+@attrs.frozen
+class _Arrival:
+    """A bundle that came over a link, with what is known of it without opening it."""
+
+    link: Link
+    frame: BundleFrame
+    head: Head
+    id: BundleId
+
+    @property
+    def source(self) -> NodeId:
+        return self.head.flow.source
+
+
+class Arriving:
+    """The destination's side of delivery."""
+
+    def __init__(
+        self, me: NodeId, epoch: Epoch, membership: Membership, mailboxes: Mailboxes, *, quota_bytes: int
+    ) -> None:
+        self._me = me
+        self._epoch = epoch
+        self._membership = membership
+        self._mailboxes = mailboxes
+        self._quota_bytes = quota_bytes
+        self._sessions = IncomingSessions()
+        self._flows: dict[tuple[NodeId, Priority], FlowArrivals] = {}
+        self._held: dict[int, InboxRow] = {}
+        self._usage: dict[NodeId, int] = defaultdict(int)
+        self._dirty: set[tuple[NodeId, Priority]] = set()
+        self._receipt_count = 0
+        self._next_row = 1
+        self._last_ephemeral: dict[tuple[NodeId, Priority], Number] = {}
+        self.duplicates = 0
+        self.unauthentic = 0
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take up what the last life knew of every flow and session."""
+        self._next_row = snapshot.next_inbox_row
+        self._usage.update(snapshot.inbox_usage)
+        for key, value in snapshot.facts.get("arrivals", {}).items():
+            source, priority = parse_flow_key(key)
+            self._flows[source, priority] = FlowArrivals.decode(priority, value)
+        for key, value in snapshot.facts.get("session", {}).items():
+            _, root = codec.decode(value)
+            source, session = NodeId(key[:16]), key[16:]
+            self._sessions.add(source, DestinationSession(session, root), stored=True)
+        for row in snapshot.held:
+            self._held[row.row] = row
+            if row.prev is not None:
+                flow = self._flow(row.source, row.priority)
+                flow.restore_held(Held(row.row, row.service, row.number, row.prev, _hold_until(row)))
+
+    def _flow(self, source: NodeId, priority: Priority) -> FlowArrivals:
+        return self._flows.setdefault((source, priority), FlowArrivals(priority))
+
+    # --- bundles
+
+    def receive(self, turn: Turn, link: Link, frame: BundleFrame) -> None:
+        """A bundle came over a link. Raises RemoteProtocolError when the neighbour is at fault."""
+        head = decode_head(frame.head)
+        if head.size != len(frame.body) or frame.total != len(frame.body):
+            raise RemoteProtocolError("P_BUNDLE", "the body is not of the size that its head names")
+        arrival = _Arrival(link, frame, head, bundle_id(frame.head, frame.body))
+        if head.flow.destination != self._me:
+            turn.turned_away[link.number].append(Refused(arrival.id, "no-route"))
+        elif self._membership.public_key(arrival.source) is None:
+            turn.turned_away[link.number].append(Refused(arrival.id, "unknown-source"))
+        elif head.flow.ephemeral:
+            self._take_ephemeral(turn, arrival)
+        else:
+            self._judge(turn, arrival)
+
+    def _judge(self, turn: Turn, arrival: _Arrival) -> None:
+        head, source = arrival.head, arrival.source
+        flow = self._flow(source, head.flow.priority)
+        match flow.judge(head.number):
+            case Verdict.DUPLICATE:
+                self.duplicates += 1
+                turn.stored[arrival.link.number].append(arrival.id)
+                self._dirty.add((source, head.flow.priority))
+            case Verdict.STALE_EPOCH:
+                turn.turned_away[arrival.link.number].append(Refused(arrival.id, "stale-epoch"))
+                self._tell_stale(turn, arrival, flow)
+            case Verdict.NO_ROOM:
+                turn.turned_away[arrival.link.number].append(Busy(arrival.id, RETRY_AFTER_MS))
+            case Verdict.NEW if self._usage[source] >= self._quota_bytes:
+                turn.turned_away[arrival.link.number].append(Busy(arrival.id, RETRY_AFTER_MS))
+            case Verdict.NEW:
+                plaintext = self._open(turn, arrival)
+                if plaintext is not None:
+                    self._take(turn, arrival, flow, plaintext)
+
+    def _tell_stale(self, turn: Turn, arrival: _Arrival, flow: FlowArrivals) -> None:
+        if flow.floor is None:
+            return
+        body = sign_stale_epoch(
+            self._membership.identity, arrival.source, flow.priority, ephemeral=False, known=flow.floor.epoch
+        )
+        turn.send(arrival.link.number, Routed(self._me, arrival.source, 0, Kind.STALE_EPOCH, body))
+        turn.log("warning", "stale epoch", source=arrival.source, epoch=arrival.head.number.epoch.counter)
+
+    def _open(self, turn: Turn, arrival: _Arrival) -> bytes | None:
+        """The plaintext, or None: held for an offer, or not authentic (that costs the bundle, never the link)."""
+        head, source = arrival.head, arrival.source
+        session = self._sessions.find(source, head.session)
+        if session is None:
+            if self._sessions.hold(arrival.link.number, source, head.session, arrival.frame, turn.now):
+                self._ask_for_offer(turn, arrival.link, source, head.session)
+            return None
+        try:
+            plaintext = session.open(arrival.frame.head, head.counter, arrival.frame.body)
+        except RemoteProtocolError:
+            self.unauthentic += 1
+            turn.turned_away[arrival.link.number].append(Refused(arrival.id, "not-authentic"))
+            turn.log("warning", "bundle not authentic", source=source, link=arrival.link.number)
+            return None
+        if self._sessions.must_store(source, head.session):
+            value = codec.encode([turn.now_ms, session.root])
+            turn.ops.append(PutFact("session", source + head.session, value))
+        return plaintext
+
+    def _take(self, turn: Turn, arrival: _Arrival, flow: FlowArrivals, plaintext: bytes) -> None:
+        """An authentic bundle that is new: it counts as arrived, whatever is in it."""
+        head = arrival.head
+        try:
+            content = unpack_content(plaintext)
+            refusal = "expired" if arrival.frame.age_ms >= head.lifetime_ms else None
+            if refusal is None and not flow.has_room_for_service(content.service):
+                refusal = "too-many-services"
+        except RemoteProtocolError as error:
+            turn.log("warning", "bundle malformed", source=arrival.source, reason=error.reason)
+            refusal = "malformed"
+        turn.stored[arrival.link.number].append(arrival.id)
+        if refusal is not None:
+            self._dirty.add((arrival.source, flow.priority))
+            flow.refuse(head.number, refusal)
+            return
+        self.accept(turn, head, content, arrival.frame.age_ms)
+
+    def accept(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
+        """Store a bundle for its service, and release whatever has its turn now."""
+        source, priority = head.flow.source, head.flow.priority
+        flow = self._flow(source, priority)
+        self._dirty.add((source, priority))
+        row = self._row(turn, head, content, age_ms)
+        self._usage[source] += len(content.messages)
+        turn.journal.append(JournalEntry(row.ref, turn.now_ms, "arrived", None, content.service))
+        release = flow.take(row.row, content.service, head.number, content.prev, content.floor, _hold_until(row))
+        if release is None:
+            turn.ops.append(PutInbox(row))
+            self._held[row.row] = attrs.evolve(row, messages=b"")
+        else:
+            released = self._released(turn, row, release)
+            turn.ops.append(PutInbox(released))
+            self._mailboxes.release(turn, row.service, Batch(entry_of(released), row.messages))
+        self._release_held(turn, flow)
+
+    def _row(self, turn: Turn, head: Head, content: Content, age_ms: int) -> InboxRow:
+        self._next_row += 1
+        expires_ms = turn.now_ms + max(0, head.lifetime_ms - age_ms)
+        self._mailboxes.note_expiry(expires_ms)
+        return InboxRow(
+            row=self._next_row - 1,
+            service=content.service,
+            priority=head.flow.priority,
+            first_offset=None,
+            count=content.count,
+            ref=bundle_ref(head.flow, head.number),
+            source=head.flow.source,
+            number=head.number,
+            prev=content.prev,
+            late=False,
+            missing=None,
+            age_ms=age_ms,
+            arrived_ms=turn.now_ms,
+            expires_ms=expires_ms,
+            messages=content.messages,
+        )
+
+    def _released(self, turn: Turn, row: InboxRow, release: Release) -> InboxRow:
+        offset = self._mailboxes.next_offset(row.service, row.priority, turn.now)
+        missing = None
+        if release.missing is not None:
+            missing = codec.encode({"bundles": None, "reason": release.missing})
+        return attrs.evolve(row, first_offset=offset, missing=missing, late=release.late)
+
+    def _release_held(self, turn: Turn, flow: FlowArrivals) -> None:
+        for release in flow.releases(turn.now_ms):
+            row = self._released(turn, self._held.pop(release.row), release)
+            turn.ops.append(ReleaseInbox(row.row, row.first_offset or 0, row.missing, row.late))
+            self._mailboxes.on_disk(turn, row.service, entry_of(row))
+
+    def take_local(self, turn: Turn, waiting: Waiting, priority: Priority) -> None:
+        """Mail from this device to itself."""
+        flow = Flow(self._me, self._me, priority)
+        if self._flow(self._me, priority).judge(waiting.number) is not Verdict.NEW:
+            self._dirty.add((self._me, priority))
+            return
+        lifetime_ms = waiting.expires_ms - waiting.accepted_ms
+        head = Head(flow, waiting.number, b"", 0, lifetime_ms, len(waiting.body))
+        age_ms = max(0, turn.now_ms - waiting.accepted_ms)
+        self.accept(turn, head, unpack_content(waiting.body), age_ms)
+
+    def _take_ephemeral(self, turn: Turn, arrival: _Arrival) -> None:
+        """Hand an ephemeral bundle to whoever reads now. Its hop ack only opens the window."""
+        head, source = arrival.head, arrival.source
+        turn.stored[arrival.link.number].append(arrival.id)
+        last = self._last_ephemeral.get((source, head.flow.priority))
+        if last is not None and head.number <= last:
+            self.duplicates += 1
+            return
+        session = self._sessions.find(source, head.session)
+        if session is None:
+            if self._sessions.hold(arrival.link.number, source, head.session, arrival.frame, turn.now):
+                self._ask_for_offer(turn, arrival.link, source, head.session)
+            return
+        try:
+            content = unpack_content(session.open(arrival.frame.head, head.counter, arrival.frame.body))
+        except RemoteProtocolError as error:
+            self.unauthentic += 1
+            turn.log("warning", "bundle not authentic", source=source, reason=error.reason)
+            return
+        self._last_ephemeral[source, head.flow.priority] = head.number
+        offset = self._mailboxes.next_offset(content.service, head.flow.priority, turn.now)
+        row = attrs.evolve(self._row(turn, head, content, arrival.frame.age_ms), first_offset=offset)
+        self._mailboxes.pass_through(turn, content.service, Batch(entry_of(row), content.messages))
+
+    # --- sessions and floors
+
+    def _ask_for_offer(self, turn: Turn, link: Link, source: NodeId, session: bytes) -> None:
+        card = self._membership.own_card
+        if card is not None:
+            body = sign_need_offer(self._membership.identity, source, session, card)
+            turn.send(link.number, Routed(self._me, source, 0, Kind.NEED_OFFER, body))
+
+    def offered(self, turn: Turn, link: Link, source: NodeId, offer: bytes, peers: Peers) -> None:
+        """A session offer came; open what waited for it. Raises RemoteProtocolError."""
+        public_key = self._membership.public_key(source)
+        if public_key is None:
+            return
+        try:
+            accepted = accept_offer(self._membership.identity, public_key, offer, self._membership.prekeys)
+        except UnknownPrekey as unknown:
+            self._ask_for_offer(turn, link, source, unknown.args[0])
+            return
+        if self._sessions.find(source, accepted.id) is None:
+            self._sessions.add(source, DestinationSession(accepted.id, accepted.root), stored=False)
+        for number, frame in self._sessions.take_held(source, accepted.id):
+            came_over = peers.link(number)
+            if came_over is not None:  # else it is sent again over another link
+                self.receive(turn, came_over, frame)
+
+    def floor_raised(self, turn: Turn, source: NodeId, payload: bytes) -> None:
+        """The source says that nothing below a number will come. Raises RemoteProtocolError."""
+        priority, floor = decode_floor(payload)
+        flow = self._flow(source, priority)
+        if flow.raise_floor(floor):
+            self._dirty.add((source, priority))
+            self._release_held(turn, flow)
+
+    # --- timers and the end of a turn
+
+    def poll(self, turn: Turn) -> None:
+        """End the waits that are over."""
+        for (source, priority), flow in self._flows.items():
+            due = flow.next_deadline_ms()
+            if due is not None and due <= turn.now_ms:
+                self._dirty.add((source, priority))
+                self._release_held(turn, flow)
+
+    def next_deadline(self) -> float | None:
+        """When :meth:`poll` has something to do, mesh-local seconds."""
+        deadlines = [due for flow in self._flows.values() if (due := flow.next_deadline_ms()) is not None]
+        return min(deadlines) / 1000 if deadlines else None
+
+    def finish(self, turn: Turn, peers: Peers) -> None:
+        """Write down the flows that have moved; their receipts leave when that is durable."""
+        for entry, reason in self._mailboxes.take_finished():
+            flow = self._flow(entry.source, entry.priority)
+            if reason is None:
+                flow.consume(entry.number)
+            else:
+                flow.refuse(entry.number, reason)
+            self._usage[entry.source] -= entry.size_bytes
+            self._dirty.add((entry.source, entry.priority))
+        for source, priority in self._dirty:
+            flow = self._flows[source, priority]
+            turn.ops.append(PutFact("arrivals", flow_key(source, priority), flow.encode()))
+            self._receipt_count += 1
+            credit = max(0, self._quota_bytes - self._usage[source])
+            receipt = flow.receipt((self._epoch.counter, self._receipt_count), credit)
+            if source == self._me:
+                turn.when_durable.append(LocalReceipt(receipt))
+                continue
+            link = peers.link_to(source)
+            if link is not None:
+                turn.when_durable.append(self._routed(link, source, receipt))
+        self._dirty.clear()
+
+    def greet(self, turn: Turn, link: Link) -> None:
+        """A link came up: make sure that the peer gets the receipts of this moment."""
+        self._dirty |= {flow for flow in self._flows if flow[0] == link.peer}
+
+    def _routed(self, link: Link, source: NodeId, receipt: Receipt) -> SendControl:
+        body = encode_receipt(receipt)
+        if link.peer != source:  # passed on by others, it must speak for itself
+            body = sign_blob(self._membership.identity, RECEIPT_LABEL, source + body)
+        return SendControl(link.number, Routed(self._me, source, 0, Kind.RECEIPT, body))
+
+
+def _hold_until(row: InboxRow) -> int:
+    return row.arrived_ms + int((row.expires_ms - row.arrived_ms) * _HOLD_SHARE)

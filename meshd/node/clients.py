@@ -1,0 +1,249 @@
+"""What local apps and people ask: each request is carried out, or answered with why not."""
+
+from typing import Any
+
+import attrs
+
+from meshd.errors import MeshdError
+from meshd.ids import BundleRef, NodeId, format_message_id, is_service_name
+from meshd.node.accepting import Acceptor
+from meshd.node.admission import Admissions
+from meshd.node.echo import Echoes
+from meshd.node.followers import STAGES, Follower, Followers, Stage
+from meshd.node.mailboxes import Mailboxes
+from meshd.node.membership import Membership
+from meshd.node.peers import Peers
+from meshd.node.requests import (
+    Acknowledge,
+    AddCredit,
+    Await,
+    Cancel,
+    Disconnected,
+    Echo,
+    Failure,
+    InitMesh,
+    Invite,
+    Join,
+    Query,
+    Remove,
+    Request,
+    Result,
+    Submit,
+    Subscribe,
+)
+from meshd.node.spool import Spool
+from meshd.node.turn import Tickets, Turn
+from meshd.node.views import Views
+from meshd.store.ops import ReadKey, ReadTrace, TraceRecord
+from meshd.transport.base import Address
+from meshd.trust.card import CardAddress
+from meshd.wire import codec
+
+_MAX_PINGS = 1000
+_ENDS = {"expired": Stage.EXPIRED, "refused": Stage.REFUSED, "delivered": Stage.DELIVERED, "consumed": Stage.CONSUMED}
+
+
+@attrs.frozen
+class Listening:
+    """Event: this device listens at these addresses, and may be reached by others at those."""
+
+    bound: tuple[Address, ...]
+    reachable: tuple[CardAddress, ...]
+
+
+@attrs.frozen
+class _TraceRead:
+    """A look at the disk for one message."""
+
+    request: Query | Await
+    ref: BundleRef
+    index: int
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """The parts of the node that requests act on."""
+
+    membership: Membership
+    admissions: Admissions
+    acceptor: Acceptor
+    spool: Spool
+    followers: Followers
+    mailboxes: Mailboxes
+    echoes: Echoes
+    peers: Peers
+    tickets: Tickets
+    views: Views
+
+
+class Clients:
+    """Carries out requests."""
+
+    def __init__(self, me: NodeId, parts: Parts, started: float) -> None:
+        self._me = me
+        self._parts = parts
+        self._started = started
+        self.listening = Listening((), ())
+        self._trace_reads: dict[int, _TraceRead] = {}
+        self._key_reads: dict[int, Submit] = {}
+        self._keys: dict[tuple[str, str], list[Submit]] = {}
+        """Submits with an idempotency key that is being looked up, the first one first."""
+
+    def request(self, turn: Turn, request: Request) -> None:
+        """Carry out one request; errors become its answer."""
+        try:
+            self._request(turn, request)
+        except MeshdError as error:
+            turn.answer(request, Failure(error))
+
+    def _request(self, turn: Turn, request: Request) -> None:
+        parts = self._parts
+        match request:
+            case Submit():
+                self._submit(turn, request)
+            case Acknowledge():
+                parts.mailboxes.acknowledge(turn, request)
+            case AddCredit():
+                parts.mailboxes.add_credit(turn, request)
+            case Subscribe():
+                self._check_service(request.service)
+                parts.mailboxes.subscribe(turn, request)
+            case Await():
+                self._read_trace(turn, request, request.ref, request.index)
+            case Cancel():
+                self._drop(turn, request, request.target)
+            case Disconnected():
+                parts.followers.drop_port(request.port)
+                parts.echoes.drop_port(request.port)
+                parts.mailboxes.drop_port(turn, request.port)
+            case Echo():
+                if not 0 < request.count <= _MAX_PINGS:
+                    raise MeshdError(
+                        "E_USAGE", f"A ping is repeated 1 to {_MAX_PINGS} times.", "Choose another --count."
+                    )
+                destination = parts.membership.require_roster().resolve(request.destination).id
+                parts.echoes.start(turn, request, destination, parts.peers)
+            case InitMesh():
+                parts.admissions.init(turn, request)
+            case Invite():
+                parts.admissions.invite(turn, request, self.listening.reachable)
+            case Join():
+                parts.admissions.join(turn, request)
+            case Remove():
+                parts.admissions.remove(turn, request, parts.peers)
+            case Query():
+                self._query(turn, request)
+            case _:
+                raise MeshdError("E_UNSUPPORTED", f"The daemon does not know {type(request).__name__}.")
+
+    def _check_service(self, service: str) -> None:
+        if not is_service_name(service):
+            raise MeshdError(
+                "E_USAGE",
+                f"{service[:70]!r} is no service name.",
+                "1 to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit.",
+            )
+
+    # --- sending
+
+    def _submit(self, turn: Turn, request: Submit) -> None:
+        self._check_service(request.service)
+        if request.key is None or request.ephemeral:
+            self._accept(request)
+            return
+        if self._parts.acceptor.repeat(request):
+            return
+        key = (request.principal, request.key)
+        waiting = self._keys.setdefault(key, [])
+        waiting.append(request)
+        if len(waiting) == 1:
+            ticket = self._parts.tickets.take()
+            self._key_reads[ticket] = request
+            turn.load(ticket, ReadKey(*key))
+
+    def _accept(self, request: Submit) -> None:
+        destination = self._parts.membership.require_roster().resolve(request.destination).id
+        self._parts.acceptor.submit(request, destination)
+
+    def _key_read(self, turn: Turn, request: Submit, answer: bytes | None) -> None:
+        """The disk has told whether a key was used; repeats may have come meanwhile."""
+        first, *repeats = self._keys.pop((request.principal, request.key or ""))
+        try:
+            if answer is None:
+                self._accept(first)
+        except MeshdError as error:
+            for failed in (first, *repeats):
+                turn.answer(failed, Failure(error))
+            return
+        if answer is not None:
+            self._answer_again(turn, first, answer)
+        for repeat in repeats:
+            if answer is not None:
+                self._answer_again(turn, repeat, answer)
+            else:
+                self._parts.acceptor.repeat(repeat)
+
+    def _answer_again(self, turn: Turn, request: Submit, answer: bytes) -> None:
+        ids = codec.decode(answer)
+        turn.answer(request, Result({"ids": ids, "state": "accepted"}))
+
+    # --- looking
+
+    def _read_trace(self, turn: Turn, request: Query | Await, ref: BundleRef, index: int) -> None:
+        ticket = self._parts.tickets.take()
+        self._trace_reads[ticket] = _TraceRead(request, ref, index)
+        turn.load(ticket, ReadTrace(ref))
+
+    def loaded(self, turn: Turn, ticket: int, answer: Any) -> bool:
+        """A read came back. Returns whether it was one of ours."""
+        if ticket in self._key_reads:
+            self._key_read(turn, self._key_reads.pop(ticket), answer)
+        elif ticket in self._trace_reads:
+            self._trace_read(turn, self._trace_reads.pop(ticket), answer)
+        else:
+            return False
+        return True
+
+    def _trace_read(self, turn: Turn, read: _TraceRead, record: TraceRecord | None) -> None:
+        request = read.request
+        if record is None or read.index >= max(record.messages, 1):
+            error = MeshdError("E_UNKNOWN_MESSAGE", "This device has no record of the message.")
+            turn.answer(request, Failure(error))
+        elif isinstance(request, Query):
+            views = self._parts.views
+            turn.answer(request, Result(views.trace(read.ref, read.index, record, turn.now)))
+        else:
+            self._follow(turn, request, read, record)
+
+    def _follow(self, turn: Turn, request: Await, read: _TraceRead, record: TraceRecord) -> None:
+        answer: dict[str, object] = {"id": format_message_id(read.ref, read.index), "state": request.state}
+        follower = Follower(request, STAGES[request.state], answer, accepted=True, pending={read.ref})
+        self._parts.followers.follow(follower)
+        reached = Stage.SENT if any(entry.event == "sent" for entry in record.journal) else Stage.ACCEPTED
+        reached = _ENDS.get(record.state or "", reached)
+        if reached is Stage.DELIVERED and self._parts.spool.is_consumed(record):
+            reached = Stage.CONSUMED
+        self._parts.followers.reach(turn, read.ref, reached, record.reason)
+
+    def _query(self, turn: Turn, query: Query) -> None:
+        views = self._parts.views
+        match query.view:
+            case "status":
+                turn.answer(query, Result(views.status(turn.now, self._started, self.listening.bound)))
+            case "members":
+                turn.answer(query, Result(views.members()))
+            case "peers":
+                turn.answer(query, Result(views.peer_list(turn.now)))
+            case "queue":
+                turn.answer(query, Result(views.queue(turn.now_ms)))
+            case "routes":
+                turn.answer(query, Result(views.routes(turn.now)))
+            case "trace":
+                self._read_trace(turn, query, *query.argument)
+            case _:
+                raise MeshdError("E_UNSUPPORTED", f"The daemon has no view called {query.view[:40]!r}.")
+
+    def _drop(self, turn: Turn, request: Request, target: int) -> None:
+        self._parts.followers.drop_port(request.port, target)
+        self._parts.echoes.drop_port(request.port, target)
+        self._parts.mailboxes.cancel(turn, request.port, target)

@@ -1,0 +1,182 @@
+"""What the node decides. The loop carries effects out; none of them answers by return."""
+
+from typing import Any, TypeAlias
+
+import attrs
+
+from meshd.delivery.receipts import Receipt
+from meshd.errors import MeshdError
+from meshd.ids import Epoch, NodeId
+from meshd.node.requests import Port, Reply
+from meshd.store.ops import Op, Read
+from meshd.transport.base import Address
+from meshd.wire.frames import BundleFrame, Frame
+
+
+@attrs.frozen
+class Commit:
+    """Write ``ops`` in one transaction; a Committed event with the ticket follows."""
+
+    ticket: int
+    ops: tuple[Op, ...]
+    urgent: bool = True
+
+
+@attrs.frozen
+class Load:
+    """Read; a Loaded event with the ticket follows."""
+
+    ticket: int
+    read: Read
+
+
+@attrs.frozen
+class SendControl:
+    """Queue a control frame on a link."""
+
+    link: int
+    frame: Frame
+
+
+@attrs.frozen
+class SendBundle:
+    """Queue a bundle on a link, behind its control frames."""
+
+    link: int
+    frame: BundleFrame
+
+
+@attrs.frozen
+class CloseLink:
+    """Say goodbye and close."""
+
+    link: int
+    code: str
+    reason: str
+
+
+@attrs.frozen
+class Answer:
+    """Reply to a request."""
+
+    port: Port
+    id: int
+    reply: Reply
+
+
+@attrs.frozen
+class SeekPeer:
+    """Keep a link to this peer, dialing these addresses among others. ``certificate`` (DER) is what to pin."""
+
+    peer: NodeId
+    certificate: bytes
+    addresses: tuple[tuple[Address, str], ...]
+
+
+@attrs.frozen
+class LeavePeer:
+    """No link to this peer is wanted any more."""
+
+    peer: NodeId
+
+
+@attrs.frozen
+class LinkChosen:
+    """The peer's live link is this one now (None: it has none); its dialer acts on it."""
+
+    peer: NodeId
+    link: int | None
+
+
+@attrs.frozen
+class DataTimeout:
+    """The peer swallows data without acks: its breaker should know."""
+
+    peer: NodeId
+
+
+@attrs.frozen
+class DataAcked:
+    """The peer acked data: the path carries."""
+
+    peer: NodeId
+
+
+@attrs.frozen
+class LocalReceipt:
+    """Our receipt for our own mail; the node takes it itself once it is durable."""
+
+    receipt: Receipt
+
+
+@attrs.frozen
+class EpochStored:
+    """A higher epoch of ours is on disk; the node takes it itself."""
+
+    epoch: Epoch
+
+
+@attrs.frozen
+class Fail:
+    """State in memory is ahead of a disk that failed: stop, and start again from the disk."""
+
+    error: str
+    reason: str
+
+
+@attrs.frozen
+class Announce:
+    """Be visible on the LAN as a member of this mesh (None: of none)."""
+
+    genesis_hash: bytes | None
+
+
+@attrs.frozen
+class AdmitAnswer:
+    """The admission with this ticket is on disk: these go to the joiner. With ``error``, it is refused."""
+
+    ticket: int
+    genesis: bytes
+    statements: tuple[bytes, ...]
+    cards: tuple[bytes, ...]
+    error: MeshdError | None = None
+
+
+@attrs.frozen
+class StartJoin:
+    """Carry out a join with this code; a JoinFinished event follows."""
+
+    ticket: int
+    code: str
+    name: str
+
+
+@attrs.frozen
+class Log:
+    """A log line: ``event`` is a fixed name, ``fields`` never hold payloads, keys or codes."""
+
+    level: str
+    event: str
+    fields: dict[str, Any]
+
+
+Effect: TypeAlias = (
+    Commit
+    | Load
+    | SendControl
+    | SendBundle
+    | CloseLink
+    | Answer
+    | SeekPeer
+    | LeavePeer
+    | LinkChosen
+    | DataTimeout
+    | DataAcked
+    | LocalReceipt
+    | EpochStored
+    | Fail
+    | Announce
+    | AdmitAnswer
+    | StartJoin
+    | Log
+)

@@ -1,0 +1,341 @@
+"""The loop around the node: events in, ``step``, effects out. The one owner of node, links and dialers."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import attrs
+import structlog
+import trio
+
+from meshd.config import StaticPeer
+from meshd.discovery.events import Announce as MdnsAnnounce
+from meshd.discovery.events import Members, NetworkChanged, PeerSeen, Resumed
+from meshd.discovery.interfaces import InterfaceKind
+from meshd.discovery.static import static_sightings
+from meshd.errors import MeshdError
+from meshd.ids import NodeId, to_text
+from meshd.links.accept import accept
+from meshd.links.choice import LocalNetwork
+from meshd.links.context import Credentials, LinkContext
+from meshd.links.dialer import keep_linked
+from meshd.links.events import LinkDown, LinkUp
+from meshd.links.events import Mailbox as Outgoing
+from meshd.links.peer import PeerControl, PeerStatistics
+from meshd.node.clients import Listening
+from meshd.node.effects import (
+    AdmitAnswer,
+    Announce,
+    Answer,
+    CloseLink,
+    Commit,
+    DataAcked,
+    DataTimeout,
+    Effect,
+    Fail,
+    LeavePeer,
+    LinkChosen,
+    Load,
+    Log,
+    SeekPeer,
+    SendBundle,
+    SendControl,
+    StartJoin,
+)
+from meshd.node.inbox import Inbox
+from meshd.node.joining import Doorkeeper, join
+from meshd.node.step import Node
+from meshd.store.requests import Requests
+from meshd.transport.base import Connection, Transport
+from meshd.transport.websocket import WebsocketTransport
+from meshd.trust.card import CardAddress
+
+log = structlog.get_logger("meshd.node")
+
+LEAVE_SECONDS = 1.0
+
+
+@attrs.define(eq=False)
+class _Dialer:
+    control: PeerControl
+    scope: trio.CancelScope
+
+
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What the node lives in.
+
+    Args:
+        clock: mesh-local seconds (see ``store.ops``).
+        transports: by name. static: places that a person wrote down.
+        discovery: where announcements and members go, when mDNS is on.
+        named_interfaces: which interfaces a person allowed by name (``discovery.interfaces``).
+    """
+
+    clock: Callable[[], float]
+    rng: random.Random
+    inbox: Inbox
+    requests: Requests
+    transports: Mapping[str, Transport]
+    static: Sequence[StaticPeer] = ()
+    discovery: trio.MemorySendChannel[Any] | None = None
+    named_interfaces: Sequence[str] = ()
+
+
+class Loop:
+    """Runs one node. Everything that changes it happens in :meth:`run`'s task."""
+
+    def __init__(self, node: Node, around: Surroundings) -> None:
+        self.node = node
+        self._around = around
+        self._outgoing: dict[int, Outgoing] = {}
+        self._dialers: dict[NodeId, _Dialer] = {}
+        self._networks: tuple[LocalNetwork, ...] = ()
+        self._interfaces = NetworkChanged(())
+        self._listening = Listening((), ())
+        self._announced: MdnsAnnounce | None = None
+        self._genesis_hash: bytes | None = None
+        self._context = LinkContext(
+            credentials=self._credentials,
+            numbers=itertools.count(1),
+            post=around.inbox.send,
+            clock=trio.current_time,
+            rng=around.rng,
+        )
+        self.doorkeeper = Doorkeeper(
+            node.membership, node.admissions, around.inbox, around.clock, around.rng, itertools.count(1)
+        )
+        self.turns = 0
+        """Counts up as long as the node makes progress; the watchdog looks at it."""
+
+    def _credentials(self) -> Credentials:
+        node = self.node
+        return Credentials(
+            identity=node.identity,
+            roster=node.membership.require_roster(),
+            epoch=node.epoch,
+            seen=node.membership.seen_epochs,
+        )
+
+    def dialer_statistics(self, peer: NodeId) -> PeerStatistics | None:
+        """What the dialer of a peer knows."""
+        dialer = self._dialers.get(peer)
+        return None if dialer is None else dialer.control.statistics(trio.current_time())
+
+    async def handle_connection(self, connection: Connection) -> None:
+        """The link handler of every transport's ``serve``."""
+        if self.node.membership.roster is not None:
+            await accept(connection, context=self._context)
+
+    def listen(self, listening: Listening) -> None:
+        """The transports are bound: tell the node and the announcer."""
+        self._listening = listening
+        self._around.inbox.post_nowait(self._reachable())
+        self._announce()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Run until cancelled; then say goodbye on every link.
+
+        Raises MeshdError E_DATABASE / E_FULL when the disk failed under state that memory has already.
+        """
+        inbox, clock = self._around.inbox, self._around.clock
+        async with trio.open_nursery() as nursery:
+            try:
+                self._carry_out(self.node.start(clock()), nursery)
+                task_status.started()
+                while True:
+                    due = self.node.next_deadline()
+                    until = math.inf if due is None else trio.current_time() + max(0.0, due - clock())
+                    events = await inbox.take(until)
+                    for event in events:
+                        self._notice(event)
+                    self._carry_out(self.node.step(events, clock()), nursery)
+                    self.turns += 1
+            finally:
+                for outgoing in self._outgoing.values():
+                    outgoing.close("closed", "the daemon is stopping")
+                with trio.move_on_after(LEAVE_SECONDS, shield=True):
+                    while self._outgoing:
+                        for event in await inbox.take():
+                            self._notice(event)
+                nursery.cancel_scope.cancel()
+
+    # --- events that concern the loop too
+
+    def _notice(self, event: object) -> None:
+        match event:
+            case LinkUp(outgoing=outgoing) if outgoing is not None:
+                self._outgoing[event.link] = outgoing
+                if event.peer in self._dialers:
+                    self._dialers[event.peer].control.link_up(event, trio.current_time())
+            case LinkDown():
+                self._outgoing.pop(event.link, None)
+                if event.peer in self._dialers:
+                    self._dialers[event.peer].control.link_down(event, trio.current_time())
+            case NetworkChanged():
+                self._network_changed(event)
+            case Resumed():
+                log.info("resumed", slept_s=round(event.slept_s, 1))
+                for dialer in self._dialers.values():
+                    dialer.control.wake(trio.current_time())
+                self._tell_discovery(event)
+
+    def _network_changed(self, event: NetworkChanged) -> None:
+        self._interfaces = event
+        self._networks = tuple(
+            LocalNetwork(
+                interface=interface.name,
+                network=address.network,
+                bridge=interface.kind is InterfaceKind.CONTAINERS
+                and interface.name not in self._around.named_interfaces,
+            )
+            for interface in event.interfaces
+            for address in interface.addresses
+            if interface.is_up
+        )
+        for dialer in self._dialers.values():
+            dialer.control.networks_changed(self._networks, trio.current_time())
+        self._tell_discovery(event)
+        self._around.inbox.post_nowait(self._reachable())
+
+    def _reachable(self) -> Listening:
+        """Where others may reach us: the addresses of our LAN interfaces, at the ports that are bound."""
+        named = self._around.named_interfaces
+        hosts = [
+            (address.host.partition("%")[0], interface)
+            for interface in self._interfaces.interfaces
+            for address in interface.addresses
+            if interface.is_up
+            and not address.temporary
+            and (interface.name in named if named else interface.kind is InterfaceKind.LAN)
+        ]
+        hosts = [(host, interface) for host, interface in hosts if not host.lower().startswith("fe80:")]
+        reachable = [
+            CardAddress(bound.transport, host, bound.port)
+            for host, _ in hosts
+            for bound in self._listening.bound
+            if bound.host in ("::", "0.0.0.0", host) and not (bound.host == "0.0.0.0" and ":" in host)
+        ]
+        if not reachable:  # nothing but this machine
+            reachable = [CardAddress(b.transport, "127.0.0.1", b.port) for b in self._listening.bound]
+        return Listening(self._listening.bound, tuple(dict.fromkeys(reachable)))
+
+    # --- effects
+
+    def _carry_out(self, effects: list[Effect], nursery: trio.Nursery) -> None:
+        requests, outgoing = self._around.requests, self._outgoing
+        for effect in effects:
+            match effect:
+                case SendBundle():
+                    if effect.link in outgoing:
+                        outgoing[effect.link].send_bundle(effect.frame)
+                case SendControl():
+                    if effect.link in outgoing:
+                        outgoing[effect.link].send_control(effect.frame)
+                case Answer():
+                    effect.port.reply_nowait(effect.id, effect.reply)
+                case Commit():
+                    requests.commit_nowait(effect.ticket, effect.ops, effect.urgent)
+                case Load():
+                    requests.read_nowait(effect.ticket, effect.read)
+                case Log():
+                    self._log(effect)
+                case _:
+                    self._carry_out_rare(effect, nursery)
+
+    def _carry_out_rare(self, effect: Effect, nursery: trio.Nursery) -> None:
+        now = trio.current_time()
+        match effect:
+            case CloseLink():
+                if effect.link in self._outgoing:
+                    self._outgoing[effect.link].close(effect.code, effect.reason)
+            case DataAcked(peer=peer):
+                if peer in self._dialers:
+                    self._dialers[peer].control.data_acked(now)
+            case DataTimeout(peer=peer):
+                if peer in self._dialers:
+                    self._dialers[peer].control.data_timeout(now)
+            case SeekPeer():
+                self._seek(effect, nursery, now)
+            case LeavePeer(peer=peer):
+                dialer = self._dialers.pop(peer, None)
+                if dialer is not None:
+                    dialer.scope.cancel()
+            case LinkChosen():
+                pass  # the dialer learns of links from LinkUp and LinkDown
+            case Announce():
+                self._genesis_hash = effect.genesis_hash
+                self._announce()
+            case AdmitAnswer():
+                self.doorkeeper.answer(effect)
+            case StartJoin():
+                websocket = self._around.transports.get("websocket")
+                nursery.start_soon(
+                    partial(
+                        join,
+                        effect,
+                        identity=self.node.identity,
+                        transport=websocket if isinstance(websocket, WebsocketTransport) else None,
+                        inbox=self._around.inbox,
+                        rng=self._around.rng,
+                    )
+                )
+            case Fail():
+                raise MeshdError(effect.error, f"The store failed: {effect.reason}.", "Start the daemon again.")
+
+    def _seek(self, effect: SeekPeer, nursery: trio.Nursery, now: float) -> None:
+        dialer = self._dialers.get(effect.peer)
+        if dialer is None:
+            control = PeerControl(
+                me=self.node.identity.node_id,
+                peer=effect.peer,
+                transports=tuple(self._around.transports),
+                rng=self._around.rng,
+                now=now,
+            )
+            control.networks_changed(self._networks, now)
+            dialer = self._dialers[effect.peer] = _Dialer(control, trio.CancelScope())
+            nursery.start_soon(self._dial, effect.peer, dialer)
+            self._members_changed()
+        by_source: dict[str, list[Any]] = {}
+        for address, source in effect.addresses:
+            if address.transport in self._around.transports:
+                by_source.setdefault(source, []).append(address)
+        for source, addresses in by_source.items():
+            dialer.control.candidates_seen(addresses, source, now)
+
+    async def _dial(self, peer: NodeId, dialer: _Dialer) -> None:
+        with dialer.scope:
+            await keep_linked(peer, control=dialer.control, transports=self._around.transports, context=self._context)
+
+    def _members_changed(self) -> None:
+        members = frozenset(self._dialers)
+        self._tell_discovery(Members(members))
+        transports = [name for name in ("quic", "websocket") if name in self._around.transports]
+        for sighting in static_sightings(self._around.static, members, transports):
+            self._around.inbox.post_nowait(PeerSeen(sighting.peer, sighting.addresses, "static", None))
+
+    def _announce(self) -> None:
+        ports = {bound.transport: bound.port for bound in self._listening.bound}
+        announce = MdnsAnnounce(
+            self._genesis_hash, self.node.identity.node_id, ports.get("quic"), ports.get("websocket")
+        )
+        if announce != self._announced:
+            self._announced = announce
+            self._tell_discovery(announce)
+
+    def _tell_discovery(self, value: object) -> None:
+        if self._around.discovery is not None:
+            self._around.discovery.send_nowait(value)
+
+    def _log(self, effect: Log) -> None:
+        fields = {name: self._readable(value) for name, value in effect.fields.items()}
+        getattr(log, effect.level)(effect.event, **fields)
+
+    def _readable(self, value: object) -> object:
+        if isinstance(value, bytes):
+            return self.node.membership.name_of(NodeId(value)) if len(value) == 16 else to_text(value)
+        return value

@@ -1,0 +1,195 @@
+"""The other devices: which links are up, which one is in use, and what is known of the rest."""
+
+from collections.abc import Iterable
+
+import attrs
+
+from meshd.ids import BundleId, Epoch, NodeId, Priority
+from meshd.links.choice import Contender, preferred
+from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
+from meshd.links.quality import Quality
+from meshd.node.effects import CloseLink, LinkChosen
+from meshd.node.turn import Turn
+from meshd.transport.base import Address
+
+WINDOW_BYTES = 4 * 1024 * 1024
+"""Bundle bytes on a link that its peer has not acked; more wait in the spool."""
+
+_ADDRESSES_KEPT = 32
+
+
+@attrs.frozen
+class Unacked:
+    """A bundle sent on a link, not acked by the hop."""
+
+    priority: Priority
+    size_bytes: int
+
+
+@attrs.define(eq=False)
+class Link:
+    """One live link, as the node sees it."""
+
+    up: LinkUp
+    since: float
+    suspect: bool = False
+    rtt: float | None = None
+    unacked: dict[BundleId, Unacked] = attrs.field(factory=dict)
+    unacked_bytes: int = 0
+    offered: set[bytes] = attrs.field(factory=set)
+    """Sessions whose offer went over this link."""
+
+    @property
+    def number(self) -> int:
+        """The link's number in this process."""
+        return self.up.link
+
+    @property
+    def peer(self) -> NodeId:
+        """Who is at the other end."""
+        return self.up.peer
+
+    @property
+    def transport(self) -> str:
+        """``quic``, ``websocket`` or ``memory``."""
+        return self.up.transport
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another bundle may be sent before acks come."""
+        return self.unacked_bytes < WINDOW_BYTES
+
+    def sent(self, bundle: BundleId, size_bytes: int, priority: Priority) -> None:
+        """A bundle was queued on the link."""
+        before = self.unacked.get(bundle)
+        self.unacked_bytes += size_bytes - (before.size_bytes if before is not None else 0)
+        self.unacked[bundle] = Unacked(priority, size_bytes)
+
+    def acked(self, bundle: BundleId) -> Unacked | None:
+        """The hop answered for a bundle; returns what it was, None when it was not expected."""
+        unacked = self.unacked.pop(bundle, None)
+        if unacked is not None:
+            self.unacked_bytes -= unacked.size_bytes
+        return unacked
+
+    def forget_unacked(self) -> None:
+        """What was sent is sent again: start the window anew."""
+        self.unacked.clear()
+        self.unacked_bytes = 0
+
+
+@attrs.define(eq=False)
+class Peer:
+    """What is known of one device, linked or not."""
+
+    node: NodeId
+    links: dict[int, Link] = attrs.field(factory=dict)
+    chosen: Link | None = None
+    addresses: dict[Address, str] = attrs.field(factory=dict)
+    """Where it may be, and who says so (static, mdns, card, remembered)."""
+    last_success: Address | None = None
+    last_error: str | None = None
+    quality: Quality = attrs.field(factory=Quality)
+
+
+class Peers:
+    """All peers. One link of each is in use; a second one is closed as soon as both ends agree."""
+
+    def __init__(self, me: NodeId) -> None:
+        self._me = me
+        self._links: dict[int, Link] = {}
+        self.known: dict[NodeId, Peer] = {}
+
+    def peer(self, node: NodeId) -> Peer:
+        """The record of a device, made when first needed."""
+        if node not in self.known:
+            self.known[node] = Peer(node)
+        return self.known[node]
+
+    def link(self, number: int) -> Link | None:
+        """The link of this number, unless it is gone."""
+        return self._links.get(number)
+
+    def link_to(self, node: NodeId) -> Link | None:
+        """The link in use to a device."""
+        peer = self.known.get(node)
+        return None if peer is None else peer.chosen
+
+    def links(self) -> Iterable[Link]:
+        """The links in use."""
+        return [peer.chosen for peer in self.known.values() if peer.chosen is not None]
+
+    def up(self, turn: Turn, event: LinkUp) -> Link:
+        """A link came up. The caller has checked that the peer is a member."""
+        link = Link(event, turn.now)
+        peer = self.peer(event.peer)
+        self._links[event.link] = peer.links[event.link] = link
+        if event.dialed:
+            peer.last_success = event.remote
+            peer.last_error = None
+        self._choose(turn, peer)
+        return link
+
+    def down(self, turn: Turn, event: LinkDown) -> Link | None:
+        """A link is gone. Returns it when it was the one in use and no other took its place."""
+        link = self._links.pop(event.link, None)
+        if link is None:
+            return None
+        peer = self.peer(event.peer)
+        del peer.links[event.link]
+        if peer.chosen is not link:
+            return None
+        if event.code != "closed":
+            peer.last_error = f"{event.code}: {event.reason}"
+        peer.quality.flapped(turn.now)
+        peer.chosen = None
+        self._choose(turn, peer)
+        return link
+
+    def _choose(self, turn: Turn, peer: Peer) -> None:
+        before = peer.chosen
+        if peer.links:
+            best = preferred([self._contender(link) for link in peer.links.values()])
+            peer.chosen = peer.links[best.link]
+            for link in peer.links.values():
+                if link is not peer.chosen:
+                    turn.emit(CloseLink(link.number, "closed", "another link to the same device is in use"))
+        if peer.chosen is not before:
+            turn.emit(LinkChosen(peer.node, None if peer.chosen is None else peer.chosen.number))
+
+    def _contender(self, link: Link) -> Contender:
+        dialer = self._me if link.up.dialed else link.peer
+        return Contender(link=link.number, transport=link.transport, dialer=dialer, peer_epoch=link.up.epoch)
+
+    def measured(self, event: LinkMeasured) -> None:
+        """A link's round trip was measured, or its peer fell silent."""
+        link = self._links.get(event.link)
+        if link is None:
+            return
+        link.suspect = event.suspect
+        if event.rtt is not None:
+            link.rtt = event.rtt
+        self.peer(link.peer).quality.measured(
+            rtt=event.rtt, answered=event.answered, lost=event.lost, throughput=event.throughput
+        )
+
+    def dial_failed(self, event: DialFailed) -> None:
+        """An attempt on one address failed."""
+        self.peer(event.peer).last_error = f"{event.address}: {event.reason}"
+
+    def seen(self, node: NodeId, addresses: Iterable[tuple[Address, str]]) -> bool:
+        """A device may be at these addresses. Returns whether any is new."""
+        known = self.peer(node).addresses
+        news = False
+        for address, source in addresses:
+            if address not in known:
+                news = True
+                if len(known) >= _ADDRESSES_KEPT:
+                    del known[next(iter(known))]
+            known[address] = source
+        return news
+
+    def epoch_of(self, node: NodeId) -> Epoch | None:
+        """The peer's epoch on its link in use."""
+        link = self.link_to(node)
+        return None if link is None else link.up.epoch

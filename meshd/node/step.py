@@ -1,0 +1,467 @@
+"""The node: every event goes in here, every effect comes out. It joins the parts and decides little itself.
+
+One turn takes the events of a moment, lets each part act, then packs, plans and commits once for all
+of them. Nothing here waits, reads a clock, or touches a socket or a file.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+
+from meshd.delivery.outbox import FLOOR_LABEL, Outbox, encode_floor
+from meshd.delivery.receipts import RECEIPT_LABEL, decode_receipt
+from meshd.delivery.sessions import OutgoingSessions
+from meshd.discovery.events import PeerSeen
+from meshd.errors import RemoteProtocolError
+from meshd.ids import Epoch, NodeId, Priority
+from meshd.links.events import AcceptFailed, DialFailed, FramesReceived, LinkDown, LinkMeasured, LinkUp
+from meshd.links.peer import PeerStatistics
+from meshd.node.accepting import Acceptor, Limits
+from meshd.node.admission import Admissions, AdmitDevice, JoinEnded
+from meshd.node.arriving import Arriving
+from meshd.node.clients import Clients, Listening, Parts
+from meshd.node.echo import Echoes
+from meshd.node.effects import (
+    Announce,
+    CloseLink,
+    DataAcked,
+    Effect,
+    EpochStored,
+    Fail,
+    LocalReceipt,
+    SeekPeer,
+)
+from meshd.node.followers import Followers
+from meshd.node.mailboxes import Mailboxes
+from meshd.node.membership import Membership
+from meshd.node.peers import Link, Peers
+from meshd.node.requests import Request
+from meshd.node.spool import Spool
+from meshd.node.turn import Tickets, Turn
+from meshd.node.views import Views
+from meshd.store.ops import Committed, Loaded, Purge, PutFact, Snapshot
+from meshd.transport.base import Address
+from meshd.trust.identity import Identity
+from meshd.trust.seal import SourceSession, open_blob, open_need_offer, open_stale_epoch, sign_blob
+from meshd.wire import codec
+from meshd.wire.frames import (
+    Ack,
+    BundleFrame,
+    Frame,
+    Kind,
+    ProbeRequest,
+    ProbeResult,
+    Routed,
+    plain_epoch,
+)
+from meshd.wire.frames import Echo as EchoFrame
+
+PURGE_INTERVAL_S = 600.0
+JOURNAL_KEPT_MS = 7 * 24 * 3600 * 1000
+JOURNAL_ROWS_MAX = 1_000_000
+"""In the journal; the oldest go first."""
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What the configuration says, as far as the node is concerned."""
+
+    name: str
+    quota_bytes: int
+    default_lifetime_ms: int
+    max_lifetime_ms: int
+
+
+def next_epoch(snapshot: Snapshot, rng: random.Random) -> tuple[Epoch, PutFact]:
+    """The epoch of the life that begins, above all earlier ones; to be committed before the node starts."""
+    stored = snapshot.facts.get("epoch", {}).get(b"")
+    counter = codec.decode(stored)[0] + 1 if stored is not None else 1
+    epoch = Epoch(counter, rng.randbytes(8))
+    return epoch, PutFact("epoch", b"", codec.encode(plain_epoch(epoch)))
+
+
+class Node:
+    """One device's part in the mesh.
+
+    Args:
+        snapshot: the disk at the start; epoch: of this life, on disk already.
+        now: mesh-local seconds.
+        dialer: what a peer's dialer knows, for people.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        settings: Settings,
+        snapshot: Snapshot,
+        epoch: Epoch,
+        now: float,
+        rng: random.Random,
+        dialer: Callable[[NodeId], PeerStatistics | None],
+    ) -> None:
+        me = identity.node_id
+        self._me = me
+        self.identity = identity
+        self.epoch = epoch
+        self._rng = rng
+        self._started = now
+        self._tickets = Tickets()
+        name = snapshot.facts.get("name", {}).get(b"")
+        self.membership = Membership(
+            identity,
+            settings.name if name is None else name.decode(),
+            rng,
+            max_lifetime_s=settings.max_lifetime_ms / 1000,
+        )
+        self.peers = Peers(me)
+        self._followers = Followers()
+        self._sessions = OutgoingSessions(identity, rng)
+        self._outbox = Outbox(me, epoch, self._sessions)
+        self.spool = Spool(me, self._outbox, self._sessions, self._followers, self._tickets)
+        limits = Limits(
+            quota_bytes=settings.quota_bytes,
+            default_lifetime_ms=settings.default_lifetime_ms,
+            max_lifetime_ms=settings.max_lifetime_ms,
+        )
+        self._acceptor = Acceptor(me, self._outbox, self.spool, self._followers, self._tickets, limits)
+        self._mailboxes = Mailboxes(self._tickets, run=epoch.counter)
+        self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, quota_bytes=settings.quota_bytes)
+        self.admissions = Admissions(self.membership, self._tickets, rng)
+        self._echoes = Echoes(me)
+        views = Views(
+            membership=self.membership,
+            peers=self.peers,
+            spool=self.spool,
+            quota_bytes=settings.quota_bytes,
+            dialer=dialer,
+        )
+        parts = Parts(
+            membership=self.membership,
+            admissions=self.admissions,
+            acceptor=self._acceptor,
+            spool=self.spool,
+            followers=self._followers,
+            mailboxes=self._mailboxes,
+            echoes=self._echoes,
+            peers=self.peers,
+            tickets=self._tickets,
+            views=views,
+        )
+        self._clients = Clients(me, parts, now)
+        self._probes: dict[NodeId, set[int]] = {}
+        self._is_changing_epoch = False
+        self._floors_due: set[tuple[NodeId, Priority]] = set()
+        self._purge_at = now + PURGE_INTERVAL_S
+        self._restore(snapshot, now)
+
+    def _restore(self, snapshot: Snapshot, now: float) -> None:
+        self.membership.restore(snapshot)
+        self.admissions.restore(snapshot)
+        self.spool.restore(snapshot)
+        self._acceptor.restore(snapshot)
+        self._mailboxes.restore(snapshot, now)
+        self._arriving.restore(snapshot)
+        for value in snapshot.facts.get("own-session", {}).values():
+            _, exported = codec.decode(value)
+            self._sessions.restore(SourceSession.restore(self.identity, exported))
+        for key, value in snapshot.facts.get("address", {}).items():
+            transport, host, port = codec.decode(value)
+            self.peers.seen(NodeId(key), [(Address(transport, host, port), "remembered")])
+
+    # --- one turn
+
+    def start(self, now: float) -> list[Effect]:
+        """The first turn."""
+        turn = Turn(now)
+        roster = self.membership.roster
+        if roster is not None:
+            turn.emit(Announce(bytes(roster.mesh_id)))
+            self.membership.refresh_card(turn)
+        self.spool.touch(self._me)
+        return self._finish(turn)
+
+    def step(self, events: Iterable[object], now: float) -> list[Effect]:
+        """Take the events of a moment; return what follows."""
+        turn = Turn(now)
+        for event in events:
+            self._handle(turn, event)
+        self._poll(turn)
+        return self._finish(turn)
+
+    def next_deadline(self) -> float | None:
+        """When a turn without events has something to do, mesh-local seconds."""
+        deadlines = (
+            self.spool.next_deadline(self.peers),
+            self._mailboxes.next_deadline(),
+            self._arriving.next_deadline(),
+            self._echoes.next_deadline(),
+            self.membership.next_deadline(),
+            self._purge_at,
+        )
+        return min((due for due in deadlines if due is not None), default=None)
+
+    def _poll(self, turn: Turn) -> None:
+        self.spool.expire(turn)
+        self.spool.retry(turn, self.peers)
+        self._mailboxes.poll(turn)
+        self._arriving.poll(turn)
+        self._echoes.poll(turn, self.peers)
+        rotation = self.membership.next_deadline()
+        if rotation is not None and rotation <= turn.now:
+            self.membership.refresh_card(turn, self.peers)
+        if self._purge_at <= turn.now:
+            self._purge_at = turn.now + PURGE_INTERVAL_S
+            turn.lazy_ops.append(Purge(turn.now_ms, turn.now_ms - JOURNAL_KEPT_MS, JOURNAL_ROWS_MAX))
+
+    def _finish(self, turn: Turn) -> list[Effect]:
+        if self.membership.news:
+            self._members_changed(turn)
+        if not self._is_changing_epoch:
+            self._acceptor.pack(turn, self.membership, self.peers)
+        for waiting, priority in self.spool.plan_local(turn):
+            self._arriving.take_local(turn, waiting, priority)
+        self.spool.plan(turn, self.peers)
+        self._send_floors(turn)
+        self._arriving.finish(turn, self.peers)
+        self._tickets.commit(turn)
+        return turn.effects
+
+    def _members_changed(self, turn: Turn) -> None:
+        news, self.membership.news = self.membership.news, set()
+        self._mailboxes.names = self._echoes.names = {
+            node: member.name for node, member in self.membership.require_roster().members.items()
+        }
+        for member in self.membership.members():
+            if member.id not in news:
+                continue
+            card = self.membership.card(member.id)
+            addresses = [(Address(a.transport, a.host, a.port), "card") for a in (card.addresses if card else ())]
+            self.peers.seen(member.id, addresses)
+            known = tuple(self.peers.peer(member.id).addresses.items())
+            turn.emit(SeekPeer(member.id, member.certificate, known))
+            self.spool.touch(member.id)
+
+    # --- events
+
+    def _handle(self, turn: Turn, event: object) -> None:
+        match event:
+            case FramesReceived():
+                self._frames(turn, event)
+            case Request():
+                self._clients.request(turn, event)
+            case Committed():
+                self._committed(turn, event)
+            case Loaded():
+                self._loaded(turn, event)
+            case LinkUp():
+                self._link_up(turn, event)
+            case LinkDown():
+                self._link_down(turn, event)
+            case LinkMeasured():
+                self.peers.measured(event)
+            case DialFailed():
+                self.peers.dial_failed(event)
+                turn.log("debug", "dial failed", peer=event.peer, address=str(event.address), reason=event.reason)
+            case AcceptFailed():
+                turn.log("info", "connection refused", remote=str(event.remote), code=event.code, reason=event.reason)
+            case PeerSeen():
+                self._peer_seen(turn, event)
+            case Listening():
+                self._clients.listening = event
+                self.membership.listen(turn, event.reachable, self.peers)
+            case AdmitDevice():
+                self.admissions.admit(turn, event, self.peers)
+            case JoinEnded():
+                self.admissions.join_ended(turn, event)
+
+    def _peer_seen(self, turn: Turn, event: PeerSeen) -> None:
+        member = None if self.membership.roster is None else self.membership.roster.members.get(event.peer)
+        if member is None or member.removed or event.peer == self._me:
+            return
+        addresses = tuple((address, event.source) for address in event.addresses)
+        self.peers.seen(event.peer, addresses)
+        turn.emit(SeekPeer(event.peer, member.certificate, addresses))
+
+    # --- links
+
+    def _link_up(self, turn: Turn, event: LinkUp) -> None:
+        try:
+            if event.chain:
+                self.membership.learn(turn, event.chain, self.peers, None)
+            self.membership.check_peer(event.peer)
+        except RemoteProtocolError as error:
+            turn.emit(CloseLink(event.link, error.code, error.reason))
+            return
+        self.membership.saw_epoch(turn, event.peer, event.epoch)
+        if event.seen is not None and event.seen > self.epoch:
+            self._raise_epoch(turn, event.seen)
+        before = self.peers.link_to(event.peer)
+        link = self.peers.up(turn, event)
+        if event.dialed:
+            turn.lazy_ops.append(
+                PutFact(
+                    "address",
+                    event.peer,
+                    codec.encode([event.remote.transport, event.remote.host, event.remote.port]),
+                )
+            )
+        turn.log("info", "link up", peer=event.peer, link=event.link, transport=event.transport, dialed=event.dialed)
+        self._path_changed(turn, event.peer, before)
+        if self.peers.link_to(event.peer) is link:
+            self._greet(turn, link)
+
+    def _link_down(self, turn: Turn, event: LinkDown) -> None:
+        before = self.peers.link_to(event.peer)
+        self.peers.down(turn, event)
+        for asking in self._probes.pop(event.peer, ()):
+            turn.send(asking, ProbeResult(event.peer, alive=False))
+        turn.log("info", "link down", peer=event.peer, link=event.link, code=event.code, reason=event.reason)
+        self._path_changed(turn, event.peer, before)
+        now_used = self.peers.link_to(event.peer)
+        if now_used is not None and now_used is not before:
+            self._greet(turn, now_used)
+
+    def _path_changed(self, turn: Turn, peer: NodeId, before: Link | None) -> None:
+        if before is not None and self.peers.link_to(peer) is not before:
+            before.forget_unacked()
+            self.spool.path_lost(peer)
+        self.spool.touch(peer)
+
+    def _greet(self, turn: Turn, link: Link) -> None:
+        self.membership.greet(turn, link)
+        self._arriving.greet(turn, link)
+        self._floors_due |= {(link.peer, priority) for priority in self.spool.queues.get(link.peer, {})}
+
+    def _raise_epoch(self, turn: Turn, seen: Epoch) -> None:
+        """A peer knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""
+        turn.log("warning", "this device's state is older than its peers remember", seen=seen.counter)
+        self._is_changing_epoch = True
+        epoch = Epoch(seen.counter + 1, self._rng.randbytes(8))
+        turn.ops.append(PutFact("epoch", b"", codec.encode(plain_epoch(epoch))))
+        turn.when_durable.append(EpochStored(epoch))
+
+    # --- frames
+
+    def _frames(self, turn: Turn, event: FramesReceived) -> None:
+        link = self.peers.link(event.link)
+        if link is None:
+            return
+        try:
+            for frame in event.frames:
+                self._frame(turn, link, frame)
+        except RemoteProtocolError as error:
+            turn.log(
+                "warning", "protocol error", peer=link.peer, link=link.number, code=error.code, reason=error.reason
+            )
+            turn.emit(CloseLink(link.number, error.code, error.reason))
+
+    def _frame(self, turn: Turn, link: Link, frame: Frame) -> None:
+        match frame:
+            case BundleFrame():
+                self._arriving.receive(turn, link, frame)
+            case Ack():
+                self.spool.answered(turn, link, frame)
+                if frame.stored:
+                    turn.emit(DataAcked(link.peer))
+            case Routed():
+                if frame.destination == self._me:
+                    self._routed(turn, link, frame)
+            case EchoFrame():
+                if frame.destination == self._me:
+                    self._echoes.received(turn, frame, self.peers)
+            case ProbeRequest():
+                target = self.peers.link_to(frame.target)
+                alive = target is not None and not target.suspect
+                turn.send(link.number, ProbeResult(frame.target, alive=alive))
+            case ProbeResult():
+                pass  # told to whoever asks why; a live link's own pings decide
+            case _ if not self.membership.received(turn, link, frame, self.peers):
+                raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
+
+    def _routed(self, turn: Turn, link: Link, frame: Routed) -> None:
+        source = frame.source
+        key = self.membership.public_key(source)
+        if key is None:
+            return
+        match frame.kind:
+            case Kind.RECEIPT:
+                body = frame.body if link.peer == source else self._signed_for_us(key, RECEIPT_LABEL, frame.body)
+                self.spool.receipted(turn, source, decode_receipt(body))
+            case Kind.FLOOR:
+                body = frame.body if link.peer == source else self._signed_for_us(key, FLOOR_LABEL, frame.body)
+                self._arriving.floor_raised(turn, source, body)
+            case Kind.OFFER:
+                self._arriving.offered(turn, link, source, frame.body, self.peers)
+            case Kind.NEED_OFFER:
+                notice = open_need_offer(key, frame.body)
+                self.membership.take_card(turn, notice.card_data)
+                offer = self._sessions.rewrap(notice.session, notice.card)
+                if offer is not None:
+                    turn.send(link.number, Routed(self._me, source, 0, Kind.OFFER, offer))
+            case Kind.STALE_EPOCH:
+                stale = open_stale_epoch(key, frame.body)
+                self.spool.refuse_stale(turn, source, stale.priority, stale.known)
+
+    def _signed_for_us(self, key: bytes, label: str, data: bytes) -> bytes:
+        body = open_blob(key, label, data)
+        if body[: len(self._me)] != self._me:
+            raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
+        return body[len(self._me) :]
+
+    def _send_floors(self, turn: Turn) -> None:
+        """Tell destinations what will not come, once the disk has told us what still waits."""
+        for destination, priority in list(self._floors_due):
+            link = self.peers.link_to(destination)
+            floor = self.spool.floor(destination, priority)
+            if link is None or floor is None:
+                continue
+            self._floors_due.discard((destination, priority))
+            body = encode_floor(priority, floor)
+            if link.peer != destination:
+                body = sign_blob(self.identity, FLOOR_LABEL, destination + body)
+            turn.send(link.number, Routed(self._me, destination, 0, Kind.FLOOR, body))
+
+    # --- the store
+
+    def _committed(self, turn: Turn, event: Committed) -> None:
+        for ticket in event.tickets:
+            if self._acceptor.committed(turn, ticket, event.error, event.reason):
+                self.spool.touch(self._me)
+                continue
+            waiting = self._tickets.committed(ticket)
+            if event.error is None:
+                for effect in waiting or ():
+                    self._when_durable(turn, effect)
+            elif waiting is not None:
+                turn.emit(Fail(event.error, event.reason or ""))
+            else:  # lazy: memory knows it, the disk learns it when it happens again
+                turn.log("warning", "commit failed", code=event.error, reason=event.reason)
+
+    def _when_durable(self, turn: Turn, effect: Effect) -> None:
+        match effect:
+            case LocalReceipt():
+                self.spool.receipted(turn, self._me, effect.receipt)
+            case EpochStored():
+                self.epoch = effect.epoch
+                self._outbox.start_epoch(effect.epoch)
+                self._is_changing_epoch = False
+            case _:
+                turn.emit(effect)
+
+    def _loaded(self, turn: Turn, event: Loaded) -> None:
+        ticket = event.ticket
+        answer: Any = event.answer  # of the type that the read's class names
+        destination = self.spool.load_destination(ticket)
+        if event.error is not None:
+            turn.emit(Fail(event.error, "the store can't be read"))
+        elif destination is not None:
+            self.spool.loaded(turn, ticket, answer, self.membership.recipient(destination))
+        elif self.spool.is_expiry(ticket):
+            self._floors_due |= self.spool.expired(turn, *answer)
+        elif self._mailboxes.is_expiry(ticket):
+            self._mailboxes.expired(turn, *answer)
+        elif not self._clients.loaded(turn, ticket, answer):
+            self._mailboxes.loaded(turn, ticket, answer)

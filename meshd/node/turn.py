@@ -1,0 +1,112 @@
+"""One turn of the node: the events of a moment in, everything that follows from them out."""
+
+from collections import defaultdict
+from typing import Any
+
+import attrs
+
+from meshd.ids import BundleId
+from meshd.node.effects import Answer, Commit, Effect, Load, Log, SendControl
+from meshd.node.requests import Reply, Request
+from meshd.store.ops import AddJournal, JournalEntry, Op, Read
+from meshd.wire.frames import Ack, Busy, Frame, Refused
+
+_ACKS_PER_FRAME = 512
+
+
+@attrs.define(eq=False)
+class Turn:
+    """Collects what one turn decides.
+
+    Args:
+        now: mesh-local seconds; see ``store.ops`` for that clock.
+        effects: to be carried out now.
+        ops: to be committed at once, in one transaction.
+        when_durable: effects that wait for that commit.
+        lazy_ops: to be committed whenever the next commit happens.
+    """
+
+    now: float
+    effects: list[Effect] = attrs.field(factory=list)
+    ops: list[Op] = attrs.field(factory=list)
+    when_durable: list[Effect] = attrs.field(factory=list)
+    lazy_ops: list[Op] = attrs.field(factory=list)
+    loads: list[Load] = attrs.field(factory=list)
+    """Reads: carried out after this turn's commits, whose rows they must see."""
+    journal: list[JournalEntry] = attrs.field(factory=list)
+    stored: dict[int, list[BundleId]] = attrs.field(factory=lambda: defaultdict(list))
+    """Per link, bundles to ack once this turn's ops are durable."""
+    turned_away: dict[int, list[Busy | Refused]] = attrs.field(factory=lambda: defaultdict(list))
+
+    @property
+    def now_ms(self) -> int:
+        """``now`` in whole milliseconds."""
+        return int(self.now * 1000)
+
+    def emit(self, effect: Effect) -> None:
+        """Carry out ``effect`` now."""
+        self.effects.append(effect)
+
+    def load(self, ticket: int, read: Read) -> None:
+        """Ask the disk."""
+        self.loads.append(Load(ticket, read))
+
+    def answer(self, request: Request, reply: Reply) -> None:
+        """Answer a request now."""
+        self.effects.append(Answer(request.port, request.id, reply))
+
+    def answer_when_durable(self, request: Request, reply: Reply) -> None:
+        """Answer a request when this turn's ops are on disk."""
+        self.when_durable.append(Answer(request.port, request.id, reply))
+
+    def send(self, link: int, frame: Frame) -> None:
+        """Queue a control frame."""
+        self.effects.append(SendControl(link, frame))
+
+    def log(self, level: str, event: str, **fields: Any) -> None:
+        """Log a line."""
+        self.effects.append(Log(level, event, fields))
+
+    def ack_frames(self) -> None:
+        """Turn the collected hop acks into frames: stored ones wait for the commit, others leave now."""
+        for link, ids in self.stored.items():
+            for start in range(0, len(ids), _ACKS_PER_FRAME):
+                self.when_durable.append(SendControl(link, Ack(tuple(ids[start : start + _ACKS_PER_FRAME]))))
+        for link, verdicts in self.turned_away.items():
+            for start in range(0, len(verdicts), _ACKS_PER_FRAME):
+                part = verdicts[start : start + _ACKS_PER_FRAME]
+                busy = tuple(item for item in part if isinstance(item, Busy))
+                refused = tuple(item for item in part if isinstance(item, Refused))
+                self.send(link, Ack((), busy, refused))
+
+
+class Tickets:
+    """Numbers for commits and reads, and the effects that wait for each commit."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._waiting: dict[int, tuple[Effect, ...]] = {}
+
+    def take(self) -> int:
+        """A fresh ticket."""
+        self._next += 1
+        return self._next - 1
+
+    def commit(self, turn: Turn) -> None:
+        """Emit the commits for a turn's ops, then its reads; effects that wait for nothing are carried out now."""
+        turn.ack_frames()
+        if turn.journal:
+            turn.lazy_ops.append(AddJournal(tuple(turn.journal)))
+        if turn.ops:
+            ticket = self.take()
+            self._waiting[ticket] = tuple(turn.when_durable)
+            turn.emit(Commit(ticket, tuple(turn.ops)))
+        else:
+            turn.effects += turn.when_durable
+        if turn.lazy_ops:
+            turn.emit(Commit(self.take(), tuple(turn.lazy_ops), urgent=False))
+        turn.effects += turn.loads
+
+    def committed(self, ticket: int) -> tuple[Effect, ...] | None:
+        """The effects that waited for ``ticket``; None for a lazy one."""
+        return self._waiting.pop(ticket, None)

@@ -1,0 +1,159 @@
+"""What people and scripts see: the command contract's JSON, made from the node's state."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from meshd import __version__
+from meshd.ids import BundleRef, NodeId, format_message_id, to_text
+from meshd.links.peer import PeerStatistics
+from meshd.links.quality import metric
+from meshd.node.membership import Membership
+from meshd.node.peers import Peer, Peers
+from meshd.node.spool import Spool
+from meshd.store.ops import TraceRecord
+from meshd.transport.base import Address
+
+
+@attrs.frozen(kw_only=True)
+class Views:
+    """Reads, never changes. ``dialer`` tells what a peer's dialer knows; ``wall`` is the wall clock, for people."""
+
+    membership: Membership
+    peers: Peers
+    spool: Spool
+    quota_bytes: int
+    dialer: Callable[[NodeId], PeerStatistics | None]
+    wall: Callable[[], float] = time.time
+
+    def status(self, now: float, started: float, listening: tuple[Address, ...]) -> dict[str, Any]:
+        """``meshctl status``."""
+        roster = self.membership.roster
+        me = self.membership.me
+        name = self.membership.name if roster is None else self.membership.name_of(me)
+        return {
+            "version": __version__,
+            "device": {"id": to_text(me), "name": name},
+            "mesh": None if roster is None else {"id": to_text(roster.mesh_id[:16]), "name": roster.mesh_name},
+            "uptime_s": round(now - started, 3),
+            "peers_up": sum(1 for _ in self.peers.links()),
+            "peers_known": len(self.membership.members()),
+            "spool": {
+                "messages": self.spool.messages,
+                "bytes": self.spool.size_bytes,
+                "quota_bytes": self.quota_bytes,
+            },
+            "relays": [],
+            "listen": {
+                transport: [f"[{a.host}]:{a.port}" if ":" in a.host else f"{a.host}:{a.port}" for a in addresses]
+                for transport in ("quic", "websocket")
+                for addresses in ([a for a in listening if a.transport == transport],)
+            },
+        }
+
+    def members(self) -> list[dict[str, Any]]:
+        """``meshctl members``."""
+        roster = self.membership.require_roster()
+        return [
+            {"id": to_text(m.id), "name": m.name, "role": m.role, "state": "removed" if m.removed else "active"}
+            for m in sorted(roster.members.values(), key=lambda m: (m.removed, m.name.casefold()))
+        ]
+
+    def peer_list(self, now: float) -> list[dict[str, Any]]:
+        """``meshctl peers``."""
+        self.membership.require_roster()
+        members = sorted(self.membership.members(), key=lambda member: member.name.casefold())
+        return [self._peer(self.peers.peer(member.id), member.name, now) for member in members]
+
+    def _peer(self, peer: Peer, name: str, now: float) -> dict[str, Any]:
+        link = peer.chosen
+        quality = peer.quality.snapshot(now)
+        dialer = self.dialer(peer.node)
+        last_error = peer.last_error if dialer is None or dialer.last_error is None else dialer.last_error
+        return {
+            "id": to_text(peer.node),
+            "name": name,
+            "state": "down" if link is None else "suspect" if link.suspect else "up",
+            "transport": None if link is None else link.transport,
+            "address": None if link is None else str(link.up.remote),
+            "rtt_ms": None if link is None or quality.rtt is None else round(quality.rtt * 1000, 3),
+            "loss": None if link is None else round(quality.loss, 4),
+            "quality": None if link is None else quality.score,
+            "grade": None if link is None else quality.grade.value,
+            "breaker": "closed" if dialer is None else dialer.breaker.state.value,
+            "last_error": None if link is not None else last_error,
+        }
+
+    def routes(self, now: float) -> list[dict[str, Any]]:
+        """``meshctl routes``: the devices that are linked to this one."""
+        rows: list[dict[str, Any]] = []
+        for link in self.peers.links():
+            name = self.membership.name_of(link.peer)
+            rows.append(
+                {
+                    "destination": to_text(link.peer),
+                    "name": name,
+                    "next_hop": to_text(link.peer),
+                    "next_hop_name": name,
+                    "metric": metric(self.peers.peer(link.peer).quality.snapshot(now)),
+                    "seqno": 0,
+                    "feasibility_distance": metric(self.peers.peer(link.peer).quality.snapshot(now)),
+                    "state": "selected",
+                }
+            )
+        return rows
+
+    def queue(self, now_ms: int) -> list[dict[str, Any]]:
+        """``meshctl queue``."""
+        return [
+            {
+                "destination": to_text(destination),
+                "name": self.membership.name_of(destination),
+                "priority": priority.name.lower(),
+                "messages": queue.messages,
+                "bytes": queue.size_bytes,
+                "oldest_age_s": None if queue.oldest_ms is None else round((now_ms - queue.oldest_ms) / 1000, 3),
+                "reason": self._reason(destination, queue.pause_reason if queue.paused_until > now_ms / 1000 else None),
+            }
+            for destination, queues in self.spool.queues.items()
+            for priority, queue in queues.items()
+            if queue.rows
+        ]
+
+    def _reason(self, destination: NodeId, paused: str | None) -> str:
+        if self.membership.public_key(destination) is None:
+            return "removed"
+        if destination != self.membership.me and self.peers.link_to(destination) is None:
+            return "no-path"
+        return paused or "awaiting-receipt"
+
+    def trace(self, ref: BundleRef, index: int, record: TraceRecord, now: float) -> dict[str, Any]:
+        """``meshctl trace``: what this device knows. Times are shown on the wall clock of now."""
+        wall = self.wall()
+        device = self.membership.name_of(self.membership.me)
+        state = record.state
+        journal = record.journal
+        if state == "pending":
+            state = "sent" if any(entry.event == "sent" for entry in journal) else "accepted"
+        elif state == "delivered" and self.spool.is_consumed(record):
+            state = "consumed"
+        elif state is None:
+            state = "arrived" if journal else "unknown"
+        events = [
+            {
+                "at": _iso(wall - (now - entry.at_ms / 1000)),
+                "device": device,
+                "event": entry.event,
+                "reason": entry.reason,
+                "detail": entry.detail,
+            }
+            for entry in journal
+        ]
+        return {"id": format_message_id(ref, index), "state": state, "events": events}
+
+
+def _iso(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
