@@ -17,6 +17,7 @@ from collections.abc import Callable
 import attrs
 import structlog
 import zeroconf
+from zeroconf import BadTypeInNameException
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from meshd.discovery.presence import Presence
@@ -82,7 +83,8 @@ class Responder:
 
     def stop(self) -> None:
         """Make :meth:`run` end. Does nothing when it has ended already."""
-        if not self._loop.is_closed():
+        # A closed loop refuses with RuntimeError.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._want, {}, True)
 
     def _want(self, wanted: dict[str, Presence], stopping: bool) -> None:
@@ -113,7 +115,7 @@ class Responder:
                 await self._open(wanted[name])
             except (OSError, RuntimeError, zeroconf.Error) as error:
                 log.warning("interface not opened for discovery", interface=name, reason=str(error) or repr(error))
-        # The old name goes only now: whoever knew it has heard the new one by then.
+        # The old name goes only now: whoever knew it has heard the new one by then, and misses nobody.
         await asyncio.gather(*[self._say_goodbye(session) for session in stale])
 
     async def _open(self, presence: Presence) -> None:
@@ -175,7 +177,11 @@ class Responder:
         if state_change.name == "Removed":
             self._deliver(Lost(session.presence.interface, instance))
             return
-        info = AsyncServiceInfo(service_type, name)
+        try:
+            info = AsyncServiceInfo(service_type, name)
+        except BadTypeInNameException:
+            log.debug("announcement with a bad name", interface=session.presence.interface)
+            return
         if info.load_from_cache(zeroconf):
             self._tell(session, instance, info)
         elif len(session.resolving) < MAX_RESOLVING:

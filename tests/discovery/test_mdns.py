@@ -1,6 +1,8 @@
 """Devices finding each other over real multicast, on loopback alone."""
 
 import random
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -193,6 +195,60 @@ def test_loopback_is_left_alone_unless_named() -> None:
             assert alice.sightings.statistics().remembered == bob.sightings.statistics().remembered == 0
 
     trio.run(main)
+
+
+def labels(*parts: bytes) -> bytes:
+    return b"".join(bytes((len(part),)) + part for part in parts) + b"\0"
+
+
+def announcement(instance: bytes, txt: bytes) -> bytes:
+    """A multicast DNS response (RFC 6762) with PTR, SRV, TXT and A records, as a stranger may write it."""
+    service = (b"_meshd", b"_udp", b"local")
+    host = labels(b"stranger", b"local")
+    records = [
+        (labels(*service), 12, labels(instance, *service)),
+        (labels(instance, *service), 33, struct.pack(">HHH", 0, 0, 1) + host),
+        (labels(instance, *service), 16, txt),
+        (host, 1, socket.inet_aton("127.0.0.1")),
+    ]
+    head = struct.pack(">HHHHHH", 0, 0x8400, 0, len(records), 0, 0)
+    return head + b"".join(name + struct.pack(">HHIH", kind, 1, 120, len(data)) + data for name, kind, data in records)
+
+
+def test_hostile_announcements_harm_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    good = b"\3v=1\x0as=saltsalt\x0at=tagtagta\4q=70"
+    hostile = [
+        announcement(b"empty", b""),
+        announcement(b"torn", b"\xffv=1"),
+        announcement(b"no-value", b"\1v\1s\1t\1q"),
+        announcement(b"ports", good + b"\7w=99999"),
+        announcement(b"\xff\xfe\0 .\r\n", good),
+        announcement(b"x" * 63, good + b"\0\0=\0"),
+        announcement(b"", good),
+        announcement(b"cut", good)[:-7],
+        *[announcement(b"flood-%d" % number, good) for number in range(100)],
+        bytes(12),
+        b"\xff" * 700,
+    ]
+
+    async def main() -> None:
+        async with device(ALICE, BOB) as alice, device(BOB, ALICE) as bob:
+            await alice.sees(BOB)
+            await bob.sees(ALICE)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                stranger.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+                for packet in hostile:
+                    stranger.sendto(packet, ("224.0.0.251", 5353))
+                    await trio.sleep(0.001)
+            with trio.fail_after(LIMIT_S):
+                while alice.sightings.statistics().malformed < 3 or alice.sightings.statistics().strangers < 100:
+                    await trio.sleep(0.01)
+            async with device(CAROL, ALICE) as carol:
+                await carol.sees(ALICE)
+            assert alice.events.statistics().current_buffer_used == 0
+
+    trio.run(main)
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.05, 0.5])
