@@ -140,10 +140,11 @@ class TlsStream(trio.abc.Stream):
 
     async def send_goodbye(self) -> None:
         """Tell the other side that nothing more will come (RFC 8446 section 6.1)."""
-        with contextlib.suppress(ssl.SSLError):  # it wants the other side's goodbye too: not waited for
-            self._tls.unwrap()
-        await self._flush()
-        await self.raw.send_eof()
+        async with self._sending:
+            with contextlib.suppress(ssl.SSLError):  # it wants the other side's goodbye too: not waited for
+                self._tls.unwrap()
+            await self._send_records()
+            await self.raw.send_eof()
 
     async def aclose(self) -> None:
         """Say goodbye, within a second, and close."""
@@ -198,16 +199,19 @@ class TlsStream(trio.abc.Stream):
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
-        """Send what TLS has to say. Cut short, the stream is closed: its records must stay in order."""
         async with self._sending:
-            data = self._outgoing.read()
-            if not data:
-                return
-            try:
-                await self.raw.send_all(data)
-            except BaseException:
-                self.abort()
-                raise
+            await self._send_records()
+
+    async def _send_records(self) -> None:
+        """Send what TLS has to say. Cut short, the stream is closed: its records must stay in order."""
+        data = self._outgoing.read()
+        if not data:
+            return
+        try:
+            await self.raw.send_all(data)
+        except BaseException:
+            self.abort()
+            raise
 
     async def _send_alert(self) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

@@ -343,7 +343,7 @@ def test_a_handler_that_fails_takes_nobody_along(kind: str) -> None:
             await good.send([b"second"])
             assert await collect(good, 1) == [b"second"]
 
-    run(kind, body)
+    run(kind, body, failures=1)
 
 
 def test_an_error_of_the_dialers_own_comes_out_as_it_is(kind: str) -> None:

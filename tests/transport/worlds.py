@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
+import structlog.testing
 import trio
 from trio.testing import MockClock
 
@@ -106,13 +107,19 @@ async def settle(kind: str) -> None:
     await trio.sleep(5 if kind == "memory" else 0.25)
 
 
-def run(kind: str, body: Callable[[], Awaitable[None]], *, seconds: float = 20) -> None:
-    """Run a test: on virtual time in memory, on real time elsewhere. Checks that no descriptor is left open."""
+def run(kind: str, body: Callable[[], Awaitable[None]], *, seconds: float = 20, failures: int = 0) -> None:
+    """Run a test: on virtual time in memory, on real time elsewhere.
+
+    Checks that no descriptor is left open, and that ``failures`` connections have ended by a defect.
+    """
 
     async def limited() -> None:
         with trio.fail_after(3600 if kind == "memory" else seconds):
             await body()
 
     before = len(os.listdir("/proc/self/fd"))
-    trio.run(limited, clock=MockClock(autojump_threshold=0) if kind == "memory" else None)
+    with structlog.testing.capture_logs() as logs:
+        trio.run(limited, clock=MockClock(autojump_threshold=0) if kind == "memory" else None)
+    defects = [log for log in logs if log["event"] in ("connection.failed", "quic.failed")]
+    assert len(defects) == failures, defects
     assert len(os.listdir("/proc/self/fd")) == before
