@@ -53,11 +53,12 @@ class Listening:
 
 @attrs.frozen
 class _TraceRead:
-    """A look at the disk for one message."""
+    """A look at the disk for one message; ``follower`` when it is for an Await."""
 
     request: Query | Await
     ref: BundleRef
     index: int
+    follower: Follower | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -109,7 +110,7 @@ class Clients:
                 self._check_service(request.service)
                 parts.mailboxes.subscribe(turn, request)
             case Await():
-                self._read_trace(turn, request, request.ref, request.index)
+                self._await(turn, request)
             case Cancel():
                 self._drop(turn, request, request.target)
             case Disconnected():
@@ -189,10 +190,17 @@ class Clients:
 
     # --- looking
 
-    def _read_trace(self, turn: Turn, request: Query | Await, ref: BundleRef, index: int) -> None:
+    def _await(self, turn: Turn, request: Await) -> None:
+        answer: dict[str, object] = {"id": format_message_id(request.ref, request.index), "state": request.state}
+        follower = Follower(request, STAGES[request.state], answer, accepted=True, pending={request.ref})
+        # From now on it hears of every stage; what was before, the disk tells.
+        self._parts.followers.follow(follower)
+        self._read_trace(turn, _TraceRead(request, request.ref, request.index, follower))
+
+    def _read_trace(self, turn: Turn, read: _TraceRead) -> None:
         ticket = self._parts.tickets.take()
-        self._trace_reads[ticket] = _TraceRead(request, ref, index)
-        turn.load(ticket, ReadTrace(ref))
+        self._trace_reads[ticket] = read
+        turn.load(ticket, ReadTrace(read.ref))
 
     def loaded(self, turn: Turn, ticket: int, answer: Any) -> bool:
         """A read came back. Returns whether it was one of ours."""
@@ -205,25 +213,24 @@ class Clients:
         return True
 
     def _trace_read(self, turn: Turn, read: _TraceRead, record: TraceRecord | None) -> None:
-        request = read.request
+        request, follower = read.request, read.follower
+        if follower is not None and not follower.pending:
+            return  # answered meanwhile
         if record is None or read.index >= max(record.messages, 1):
+            if follower is not None:
+                self._parts.followers.drop(follower)
             error = MeshdError("E_UNKNOWN_MESSAGE", "This device has no record of the message.")
             turn.answer(request, Failure(error))
-        elif isinstance(request, Query):
+        elif follower is not None:
+            self._parts.followers.reach(turn, read.ref, self._stage_on_disk(record), record.reason)
+        else:
             views = self._parts.views
             turn.answer(request, Result(views.trace(read.ref, read.index, record, turn.now)))
-        else:
-            self._follow(turn, request, read, record)
 
-    def _follow(self, turn: Turn, request: Await, read: _TraceRead, record: TraceRecord) -> None:
-        answer: dict[str, object] = {"id": format_message_id(read.ref, read.index), "state": request.state}
-        follower = Follower(request, STAGES[request.state], answer, accepted=True, pending={read.ref})
-        self._parts.followers.follow(follower)
-        reached = Stage.SENT if any(entry.event == "sent" for entry in record.journal) else Stage.ACCEPTED
-        reached = _ENDS.get(record.state or "", reached)
-        if reached is Stage.DELIVERED and self._parts.spool.is_consumed(record):
-            reached = Stage.CONSUMED
-        self._parts.followers.reach(turn, read.ref, reached, record.reason)
+    def _stage_on_disk(self, record: TraceRecord) -> Stage:
+        sent = any(entry.event == "sent" for entry in record.journal)
+        stage = _ENDS.get(record.state or "", Stage.SENT if sent else Stage.ACCEPTED)
+        return Stage.CONSUMED if stage is Stage.DELIVERED and self._parts.spool.is_consumed(record) else stage
 
     def _query(self, turn: Turn, query: Query) -> None:
         views = self._parts.views
@@ -239,7 +246,7 @@ class Clients:
             case "routes":
                 turn.answer(query, Result(views.routes(turn.now)))
             case "trace":
-                self._read_trace(turn, query, *query.argument)
+                self._read_trace(turn, _TraceRead(query, *query.argument))
             case _:
                 raise MeshdError("E_UNSUPPORTED", f"The daemon has no view called {query.view[:40]!r}.")
 

@@ -69,6 +69,7 @@ class Followers:
                 code, message = _FAILURES[stage]
                 detail = message if reason is None else f"{message}: {reason}."
                 self._drop(follower, besides=ref)
+                follower.pending.clear()
                 turn.answer(follower.request, Failure(MeshdError(code, detail)))
             elif stage >= follower.stage:
                 follower.pending.discard(ref)
