@@ -116,6 +116,11 @@ class Roster:
     _genesis: Genesis
     _settled: Mapping[bytes, Statement] = attrs.field(factory=dict, repr=False)
     _pending: Mapping[bytes, Statement] = attrs.field(factory=dict, repr=False)
+    _standing: Standing = attrs.field(repr=False)
+
+    @_standing.default
+    def _evaluated(self) -> Standing:
+        return evaluate(self._genesis, self._settled)
 
     @classmethod
     def from_genesis(cls, genesis: bytes) -> "Roster":
@@ -146,10 +151,6 @@ class Roster:
     def recovery_id(self) -> NodeId:
         """The issuer id of the recovery key."""
         return self._genesis.recovery
-
-    @functools.cached_property
-    def _standing(self) -> Standing:
-        return evaluate(self._genesis, self._settled)
 
     @property
     def members(self) -> Mapping[NodeId, Member]:
@@ -235,7 +236,7 @@ class Roster:
                     new.append(statement.data)
             standing = evaluate(self._genesis, settled)
         pending = dict(list(waiting.items())[-MAX_PENDING:])
-        return Roster(self._genesis, settled, pending), tuple(new)
+        return Roster(self._genesis, settled, pending, standing), tuple(new)
 
     def _decode(self, data: bytes) -> Statement | None:
         if (id := hashlib.sha256(data).digest()) in self._settled or id in self._pending:

@@ -1,4 +1,3 @@
-import os
 import random
 import ssl
 from pathlib import Path
@@ -184,7 +183,10 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path):
 
 def test_a_missing_directory_a_link_and_a_directory_are_refused(tmp_path: Path):
     _refusal(tmp_path / "missing")
-    os.symlink("/dev/null", tmp_path / KEY_FILE)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    load_or_create(elsewhere, random.Random(1))
+    (tmp_path / KEY_FILE).symlink_to(elsewhere / KEY_FILE)
     _refusal(tmp_path)
     (tmp_path / KEY_FILE).unlink()
     (tmp_path / KEY_FILE).mkdir(0o700)

@@ -129,6 +129,10 @@ def test_grants_end_at_a_depth():
     last = device(MAX_LEVEL - 1)
     assert code_of(roster.add, last, device(99).certificate, "deep", "admin") == "E_NOT_ADMIN"
     assert roster.merge([roster.add(last, device(99).certificate, "deep", "member")])[0].is_current(device(99).node_id)
+    for level in (MAX_LEVEL, MAX_LEVEL + 1):
+        act = Grant(device(level).certificate, f"d{level}")
+        roster = roster.merge([sign_statement(device(level - 1), roster.mesh_id, 1, roster.mesh_id, act)])[0]
+    assert not roster.is_current(device(MAX_LEVEL + 1).node_id)
 
 
 def test_a_removed_admin_issues_nothing_more():
@@ -147,6 +151,12 @@ def test_an_admin_is_removed_only_from_above():
     forged = sign_statement(device(1), roster.mesh_id, 1, roster.mesh_id, Remove(device(2).node_id, None))
     assert current(roster.merge([forged])[0]) == {"d0", "d1", "d2"}
     assert current(removed(roster, device(0), 2)) == {"d0", "d1"}
+
+
+def test_a_cut_from_beside_has_no_effect():
+    roster = added(added(added(founded(), 0, 1, "admin"), 0, 2, "admin"), 2, 3)
+    forged = sign_statement(device(1), roster.mesh_id, 1, roster.mesh_id, Remove(device(2).node_id, None))
+    assert current(roster.merge([forged])[0]) == {"d0", "d1", "d2", "d3"}
 
 
 def test_the_recovery_key_removes_the_founder_and_adds_an_admin():
