@@ -1,0 +1,39 @@
+"""The ``lab`` fixture, and what the daemons wrote when a test fails."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from .lab import Lab, missing
+
+_LABS = pytest.StashKey[list[Lab]]()
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Lab]]:
+    """``lab(3)``: a laboratory of three hosts, gone after the test."""
+    lacking = missing()
+    if lacking is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"a CI machine must be able to run this: {lacking}")
+        pytest.skip(lacking)
+    labs = request.node.stash.setdefault(_LABS, [])
+    with ExitStack() as stack:
+
+        def make(hosts: int) -> Lab:
+            made = stack.enter_context(Lab(hosts))
+            labs.append(made)
+            return made
+
+        yield make
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.failed and call.when == "call":
+        for made in item.stash.get(_LABS, []):
+            report.sections += [(f"log of {host.name}", log) for host in made.hosts if (log := host.log())]
+    return report
