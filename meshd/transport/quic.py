@@ -262,7 +262,7 @@ class QuicTransport:
                 raise TransportError(error.strerror or str(error)) from error
             if target is not None:
                 return udp, target
-        raise TransportError("no QUIC socket here can reach such an address")
+        raise TransportError(f"no QUIC socket here can reach {address.host}")
 
 
 def _nothing() -> None:

@@ -1,0 +1,106 @@
+"""Who gets a place among the half-open, who has to go, and where errors end."""
+
+import random
+
+import pytest
+import trio
+import trio.testing
+
+from meshd.transport.base import TransportError
+from meshd.transport.serving import HalfOpen, HalfOpenLimits, Slot, deadline, plain_nursery
+
+LIMITS = HalfOpenLimits(per_address=2, total=8, kept=3)
+
+
+def enter(half_open: HalfOpen, *hosts: str) -> list[Slot | None]:
+    return [half_open.enter(host, trio.CancelScope()) for host in hosts]
+
+
+def cancelled(slots: list[Slot | None]) -> list[str]:
+    async def look() -> list[str]:  # scopes answer within trio only
+        return [slot.host for slot in slots if slot is not None and slot.scope.cancel_called]
+
+    return trio.run(look)
+
+
+def test_an_address_has_its_share_and_no_more() -> None:
+    half_open = HalfOpen(LIMITS, frozenset, random.Random(0))
+    first, second, third = enter(half_open, "a", "a", "a")
+    assert first is not None
+    assert second is not None
+    assert third is None
+    half_open.leave(first)
+    half_open.leave(first)
+    assert len(half_open) == 1
+    assert enter(half_open, "a") != [None]
+
+
+def test_strangers_push_out_strangers_and_never_take_the_kept_places() -> None:
+    half_open = HalfOpen(LIMITS, lambda: {"friend", "mate"}, random.Random(0))
+    strangers = enter(half_open, *"abcde")
+    assert cancelled(strangers) == []
+    friends = enter(half_open, "friend", "friend", "mate")
+    assert cancelled(strangers) == []
+    late = enter(half_open, *"fghij")
+    assert None not in late
+    assert cancelled(friends) == []
+    assert len(cancelled(strangers + late)) == 5
+    assert len(half_open) == LIMITS.total
+
+
+def test_the_remembered_push_out_strangers_first_then_each_other() -> None:
+    known = {str(number) for number in range(20)}
+    half_open = HalfOpen(LIMITS, lambda: known, random.Random(0))
+    strangers = enter(half_open, "a", "b")
+    friends = enter(half_open, *(str(number) for number in range(8)))
+    assert sorted(cancelled(strangers)) == ["a", "b"]
+    assert cancelled(friends) == []
+    friends += enter(half_open, "9")
+    assert len(cancelled(friends)) == 1
+
+
+def test_crowded_means_half_full() -> None:
+    half_open = HalfOpen(LIMITS, frozenset, random.Random(0))
+    enter(half_open, *"abc")
+    assert not half_open.is_crowded
+    enter(half_open, "d")
+    assert half_open.is_crowded
+
+
+def test_the_same_rng_evicts_the_same_one() -> None:
+    def evicted() -> list[str]:
+        half_open = HalfOpen(LIMITS, frozenset, random.Random(42))
+        return cancelled(enter(half_open, *"abcdefghijklmnop"))
+
+    assert evicted() == evicted()
+
+
+def test_a_plain_nursery_passes_errors_on_as_they_are_and_ends_its_tasks() -> None:
+    ended = []
+
+    async def wait() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    async def body() -> None:
+        async def fail() -> None:
+            async with plain_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        assert ended == [True]
+
+    trio.run(body)
+
+
+def test_a_deadline_is_a_transport_error() -> None:
+    async def body() -> None:
+        with pytest.raises(TransportError, match=r"no answer within 0\.5 s"), deadline(0.5):
+            await trio.sleep_forever()
+
+    trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
