@@ -1,7 +1,7 @@
 """The ``lab`` fixture, and what the daemons wrote when a test fails."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -31,7 +31,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Lab]]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and call.when == "call":
         for made in item.stash.get(_LABS, []):

@@ -207,7 +207,7 @@ class Host:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             command = self.namespace.command(sys.executable, "-c", _OPEN_SOCKET, str(int(family)), str(int(kind)))
-            subprocess.run(command, stdin=theirs, check=True, timeout=20.0)
+            subprocess.run(command, stdin=theirs.fileno(), check=True, timeout=20.0)
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         return socket.socket(fileno=descriptors[0])
 
@@ -244,8 +244,8 @@ class Host:
         ended = os.pidfd_open(daemon.pid)
         try:
             while (left_s := deadline - time.monotonic()) > 0:
-                ready, _, _ = select.select([notify, ended], [], [], left_s)
-                if notify in ready and b"READY=1" in notify.recv(4096).split(b"\n"):
+                ready, _, _ = select.select([notify.fileno(), ended], [], [], left_s)
+                if notify.fileno() in ready and b"READY=1" in notify.recv(4096).split(b"\n"):
                     return
                 if ended in ready:
                     self.daemon = None

@@ -38,7 +38,7 @@ def send(source: socket.socket, destination: socket.socket, count: int = 1) -> l
     """Send that many datagrams; those that arrive, until none does for half a second."""
     for number in range(count):
         source.sendto(str(number).encode(), destination.getsockname())
-    arrived = []
+    arrived: list[bytes] = []
     while len(arrived) < count:
         try:
             arrived.append(destination.recv(100))
