@@ -91,15 +91,15 @@ class Subscription:
     async def __anext__(self) -> Delivery:
         """The next message; waits for one. Raises MeshdError when the subscription has ended."""
         while not self._current:
-            self._current.extend(each(await self._next_batch(), Delivery, self))
+            self._current.extend(each(await self.next_batch(), Delivery, self))
         return self._current.popleft()
 
-    async def batches(self) -> AsyncIterator[Batch]:
-        """Yield messages as they travelled, many at once; ``ack`` takes a batch too."""
-        while True:
-            yield await self._next_batch()
+    def batches(self) -> AsyncIterator[Batch]:
+        """Iterate over messages as they travelled, many at once; ``ack`` takes a batch too."""
+        return _Batches(self)
 
-    async def _next_batch(self) -> Batch:
+    async def next_batch(self) -> Batch:
+        """The next messages that travelled together. Cancel-safe. Raises as ``__anext__`` does."""
         while not self._batches:
             if self._end is not None:
                 raise self._end
@@ -217,6 +217,19 @@ class Subscription:
         if self._acks or self._nacks or self._up_to:
             self._ack_error = self._ack_error or error
         self._moved.set()
+
+
+class _Batches:
+    """Not a generator: breaking off a loop over it leaves nothing to be closed."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    def __aiter__(self) -> "_Batches":
+        return self
+
+    async def __anext__(self) -> Batch:
+        return await self._subscription.next_batch()
 
 
 class _Acknowledged:

@@ -1,0 +1,162 @@
+"""The blocking client against a daemon in another thread."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from meshd.api import protocol
+from meshd.client.blocking import Client
+from meshd.errors import MeshdError
+from meshd.ids import Priority
+from meshd.node import requests
+from tests.client.served import served
+
+
+def test_calls_and_their_errors(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=5) as client:
+        assert client.daemon_version == "0.1.0"
+        assert client.call("status") == {"view": "status", "argument": None}
+        result = client.send("pi", b"hello", wait="delivered", headers={"a": "b"}, reply_to="answers", lifetime=1.5)
+        assert (result.id, result.state) == ("aaaaaaaaaaaaaaab-0", "delivered")
+        sent = daemon.look(lambda node: next(r for r in node.seen if isinstance(r, requests.Submit)))
+        assert (sent.messages[0].headers, sent.messages[0].reply_to, sent.lifetime_ms) == ({"a": "b"}, "answers", 1500)
+        with pytest.raises(MeshdError) as caught:
+            client.send("nobody", b"")
+        assert caught.value.code == "E_UNKNOWN_DEVICE"
+        with pytest.raises(MeshdError) as caught:
+            client.send("pi", bytes(2**20 + 1))
+        assert caught.value.code == "E_TOO_LARGE"
+
+
+def test_time_out_gives_up_the_request_and_the_client_goes_on(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path) as client:
+        with pytest.raises(MeshdError) as caught:
+            client.send("slow", b"", timeout=0.05)
+        assert caught.value.code == "E_TIMEOUT"
+        daemon.until(lambda node: any(isinstance(request, requests.Cancel) for request in node.seen))
+        assert client.call("peers")["view"] == "peers"
+
+
+def test_receive_acknowledges_what_was_handled(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=5) as client:
+        for number in range(5):
+            client.send("pi", b"%d" % number, priority="high", headers={"n": str(number)})
+        got = list(client.receive(count=3, timeout=5))
+        assert [delivery.payload for delivery in got] == [b"0", b"1", b"2"]
+        assert [delivery.sequence for delivery in got] == [0, 1, 2]
+        assert got[1].headers == {"n": "1"}
+        assert got[0].priority is Priority.HIGH
+        assert got[0].source_name == "sender"
+        assert got[0].age_s == 1.5
+        daemon.until(lambda node: not node.subscriptions)
+        assert daemon.look(lambda node: node.acked["default"]) == {0, 1, 2}
+        for delivery in client.receive(timeout=5):
+            assert delivery.payload == b"3"
+            break  # not known to be handled
+        assert daemon.look(lambda node: node.acked["default"]) == {0, 1, 2}
+
+
+def test_receive_times_out_when_nothing_comes(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path) as client:
+        with pytest.raises(MeshdError) as caught:
+            next(client.receive(timeout=0.05))
+        assert caught.value.code == "E_TIMEOUT"
+
+
+def test_stream_tops_up_its_credit(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=5) as client:
+        for _ in range(10):
+            client.call("send", {"destination": "pi", "messages": [b"x"] * 100})
+        stream = client.stream("subscribe", timeout=5)
+        assert sum(next(stream)[0][2] for _ in range(10)) == 1000
+        stream.cancel()
+        daemon.until(lambda node: not node.subscriptions)
+
+
+def test_leased_service_says_so(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path) as one, Client(daemon.path) as two:
+        one.stream("subscribe")
+        daemon.until(lambda node: node.subscriptions)
+        with pytest.raises(MeshdError) as caught:
+            next(two.stream("subscribe", timeout=5))
+        assert caught.value.code == "E_LEASED"
+
+
+def test_daemon_lost_during_a_send_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        threading.Timer(0.05, daemon.stop).start()
+        with pytest.raises(MeshdError, match="unknown") as caught:
+            client.send("slow", b"", key="k")
+        assert caught.value.code == "E_NO_DAEMON"
+        assert "same key" in caught.value.hint
+        with pytest.raises(MeshdError) as caught:
+            client.call("status")
+        assert caught.value.code == "E_NO_DAEMON"
+        daemon.thread.join(10)
+
+
+def answering(path: Path, first: bytes = b"", later: bytes = b"") -> threading.Thread:
+    """Something that takes one connection, sends ``first``, ``later`` once asked, and waits for the client to go."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(1)
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as accepted:
+            accepted.sendall(first)
+            while data := accepted.recv(65536):
+                if b"subscribe" in data:
+                    accepted.sendall(later)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+def test_daemon_of_another_version_is_named(tmp_path: Path) -> None:
+    thread = answering(tmp_path / "s", protocol.frame(["meshd-api", 7, "3.0"]))
+    with pytest.raises(MeshdError, match=r"meshd 3\.0 speaks version 7") as caught:
+        Client(tmp_path / "s", timeout=5)
+    thread.join(10)
+    assert caught.value.code == "E_UNSUPPORTED"
+
+
+@pytest.mark.parametrize("garbage", [b"SSH-2.0-x\r\n", protocol.frame({}), protocol.frame(["meshd-api", "one", "x"])])
+def test_something_else_on_the_socket_is_named(tmp_path: Path, garbage: bytes) -> None:
+    thread = answering(tmp_path / "s", garbage)
+    with pytest.raises(MeshdError, match="does not speak") as caught:
+        Client(tmp_path / "s", timeout=5)
+    thread.join(10)
+    assert caught.value.code == "E_UNSUPPORTED"
+
+
+def test_silent_daemon_times_out(tmp_path: Path) -> None:
+    thread = answering(tmp_path / "s")
+    with pytest.raises(MeshdError) as caught:
+        Client(tmp_path / "s", timeout=0.05)
+    thread.join(10)
+    assert caught.value.code == "E_TIMEOUT"
+
+
+def test_garbage_batches_are_refused(tmp_path: Path) -> None:
+    hello = protocol.encode_hello("0.1.0")
+    item = protocol.encode_reply(1, protocol.ITEM, [[2, 0, 1, b"r" * 10]])
+    thread = answering(tmp_path / "s", hello, item)
+    with Client(tmp_path / "s", timeout=5) as client, pytest.raises(MeshdError, match="something else") as caught:
+        next(client.receive(count=1))
+    assert caught.value.code == "E_UNSUPPORTED"
+    thread.join(10)
+
+
+def test_importing_it_does_not_import_an_event_loop() -> None:
+    program = "import sys, meshd.client.blocking; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["anyio", "trio", "asyncio", "zstandard", "cryptography", "structlog", "meshd.node", "meshd.wire.bundle"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert done.stdout.strip() == "[]"
