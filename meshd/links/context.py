@@ -7,11 +7,12 @@ from typing import TypeAlias
 import attrs
 
 from meshd.ids import Epoch, NodeId
+from meshd.links.events import LinkEvent
 from meshd.links.liveness import PING_SECONDS
 from meshd.trust.identity import Identity
 from meshd.trust.roster import Roster
 
-Post: TypeAlias = Callable[[object], Awaitable[None]]
+Post: TypeAlias = Callable[[LinkEvent], Awaitable[None]]
 """How events reach the node: waits while its inbox is full."""
 
 

@@ -1,6 +1,6 @@
 """What links tell the node. Posted to its inbox; a link never calls into the node."""
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import attrs
 
@@ -107,3 +107,6 @@ class AcceptFailed:
     remote: Address
     code: str
     reason: str
+
+
+LinkEvent: TypeAlias = LinkUp | LinkDown | FramesReceived | LinkMeasured | DialFailed | AcceptFailed

@@ -218,6 +218,18 @@ def test_a_short_silence_is_suspect_and_then_forgiven() -> None:
     run(body)
 
 
+def test_any_frame_takes_the_suspicion_back_at_once() -> None:
+    async def body() -> None:
+        world = World.make()
+        async with against_script(world) as (_, connection):
+            await world.high.until(lambda: any(event.suspect for event in world.high.of(LinkMeasured)))
+            await connection.send([encode_frame(RosterHeads(()))], Lane.CONTROL)
+            await trio.sleep(0.01)
+            assert not world.high.of(LinkMeasured)[-1].suspect
+
+    run(body)
+
+
 def test_a_probe_asked_for_finds_a_dead_path_quickly() -> None:
     async def body() -> None:
         world = World.make()

@@ -204,6 +204,14 @@ def test_a_worse_transport_is_upgraded_slowly_and_without_the_breaker() -> None:
     assert it.statistics(now).breaker.dial_failures == 0
 
 
+def test_waking_tries_the_better_transport_at_once() -> None:
+    it = control()
+    it.candidates_seen([QUIC, WEBSOCKET], "mdns", 0.0)
+    it.link_up(link(1, "websocket"), 0.0)
+    it.wake(1.0)
+    assert it.next_step(1.0).decision is Decision.UPGRADING
+
+
 def test_the_best_transport_needs_no_upgrade() -> None:
     it = control()
     it.candidates_seen([QUIC, WEBSOCKET], "mdns", 0.0)
