@@ -49,7 +49,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_RUNNING = 1, 2, 3
 _EXITS = {"E_CONFIG": EXIT_USAGE, "E_RUNTIME_DIR": EXIT_USAGE, "E_RUNNING": EXIT_RUNNING, "E_USAGE": EXIT_USAGE}
 
 # A thread that waits for the interpreter gets it after this long; commits would wait for 5 ms.
-_SWITCH_INTERVAL_S = 0.0005
+_SWITCH_INTERVAL_S = 0.0002
 
 log = structlog.get_logger("meshd.daemon")
 

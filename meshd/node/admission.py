@@ -106,7 +106,7 @@ class Admissions:
         admission = event.admission
         membership = self._membership
         try:
-            if not admission.repeat:
+            if not admission.repeat and not self._has_used(admission):
                 name = membership.require_roster().free_name(admission.name)
                 statement = membership.require_roster().add(
                     membership.identity, admission.certificate, name, admission.role
@@ -121,6 +121,11 @@ class Admissions:
         roster = membership.require_roster()
         cards = membership.all_cards()
         turn.when_durable.append(AdmitAnswer(event.ticket, roster.genesis, roster.all_statements(), cards))
+
+    def _has_used(self, admission: Admission) -> bool:
+        """Whether the same device came in with this code a moment ago, through another connection."""
+        invitation = self.invitations.find(admission.code_id)
+        return invitation is not None and invitation.used_by == admission.public_key
 
     def join(self, turn: Turn, request: Join) -> None:
         """Begin to join. Raises MeshdError."""

@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 
 from meshd.errors import MeshdError
-from meshd.ids import BundleRef, NodeId, format_message_id, is_service_name
+from meshd.ids import BundleRef, NodeId, format_message_id, is_service_name, parse_message_id
 from meshd.node.accepting import Acceptor
 from meshd.node.admission import Admissions
 from meshd.node.echo import Echoes
@@ -246,9 +246,18 @@ class Clients:
             case "routes":
                 turn.answer(query, Result(views.routes(turn.now)))
             case "trace":
-                self._read_trace(turn, _TraceRead(query, *query.argument))
+                self._read_trace(turn, _TraceRead(query, *self._message_id(query.argument)))
             case _:
                 raise MeshdError("E_UNSUPPORTED", f"The daemon has no view called {query.view[:40]!r}.")
+
+    @staticmethod
+    def _message_id(text: object) -> tuple[BundleRef, int]:
+        try:
+            return parse_message_id(str(text))
+        except ValueError as error:
+            raise MeshdError(
+                "E_USAGE", f"{str(text)[:40]!r} is no message id.", "As printed by: meshctl send"
+            ) from error
 
     def _drop(self, turn: Turn, request: Request, target: int) -> None:
         self._parts.followers.drop_port(request.port, target)

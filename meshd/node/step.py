@@ -397,12 +397,16 @@ class Node:
                 self._arriving.offered(turn, link, source, frame.body, self.peers)
             case Kind.NEED_OFFER:
                 notice = open_need_offer(key, frame.body)
+                if notice.source != self._me:
+                    raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
                 self.membership.take_card(turn, notice.card_data)
                 offer = self._sessions.rewrap(notice.session, notice.card)
                 if offer is not None:
                     turn.send(link.number, Routed(self._me, source, 0, Kind.OFFER, offer))
             case Kind.STALE_EPOCH:
                 stale = open_stale_epoch(key, frame.body)
+                if stale.source != self._me:
+                    raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
                 self.spool.refuse_stale(turn, source, stale.priority, stale.known)
 
     def _signed_for_us(self, key: bytes, label: str, data: bytes) -> bytes:

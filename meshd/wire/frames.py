@@ -131,7 +131,7 @@ class ProbeResult:
 
 @attrs.frozen
 class RosterHeads:
-    """How far the sender knows each issuer's chain: (issuer, highest statement number)."""
+    """How far the sender knows each issuer's chain: (issuer, opaque head; see ``trust.roster.heads``)."""
 
     heads: tuple[tuple[NodeId, int], ...]
 
@@ -217,6 +217,7 @@ class Kind:
     OFFER = 2
     NEED_OFFER = 3
     STALE_EPOCH = 4
+    FLOOR = 5
 
 
 @attrs.frozen
