@@ -98,7 +98,6 @@ class Subscribe(Request):
     bytes, ``first_index`` is the first message's index in its bundle (for message ids; not 0 when a
     batch is delivered again in part), and ``missing`` is null or ``{"bundles": n or null, "reason": text}``:
     mail of the same source that will not come, right before this batch.
-    An optional twelfth element, ``first_index``, is the place in its bundle that the batch begins at.
 
     Args:
         credit: messages the client is ready to take; more by AddCredit.
