@@ -45,6 +45,9 @@ INITIAL_WINDOW_BYTES = 64 * 1024
 MAX_SPAN_BYTES = 16 * 1024 * 1024
 """What a peer may make aioquic set aside for data that came out of order."""
 
+_PACE_SECONDS = 0.0005
+"""The least sleep: aioquic's pacer asks for each packet at its own time, the pacer's bucket allows 16 at once."""
+
 _WRITE_BYTES = 32 * 1024
 _CLOSE_SECONDS = 1.0
 _LANES = {0: Lane.CONTROL, 4: Lane.BULK}  # RFC 9000 section 2.1: the dialer's first two streams
@@ -160,7 +163,7 @@ class QuicConnection:
         self._process_events()
         if self.state is not State.CLOSED:
             timer = self._quic.get_timer()
-            with trio.move_on_at(math.inf if timer is None else timer):
+            with trio.move_on_at(math.inf if timer is None else max(timer, now + _PACE_SECONDS)):
                 await self._kick.wait()
             self._kick = trio.Event()
 

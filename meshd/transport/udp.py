@@ -33,10 +33,10 @@ _NO_OFFLOAD = frozenset({errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPRO
 class UdpSocket:
     """One bound socket. Datagrams that can't be sent are lost, as on the way."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, offload: bool = True) -> None:
         """Raises OSError that names the address."""
         self._socket = bind(socket.SOCK_DGRAM, host, port)
-        self._offload = True
+        self._offload = offload
         self._writable = trio.Lock()
         self.family = self._socket.family
         name = self._socket.getsockname()
@@ -44,7 +44,8 @@ class UdpSocket:
         self._is_wildcard = ipaddress.ip_address(name[0].partition("%")[0]).is_unspecified
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
-        self._try_option(socket.IPPROTO_UDP, _UDP_GRO)
+        if offload:
+            self._try_option(socket.IPPROTO_UDP, _UDP_GRO)
         self._try_option(socket.IPPROTO_IP, _IP_RECVERR)
         if self.family == socket.AF_INET6:
             self._try_option(socket.IPPROTO_IPV6, _IPV6_RECVERR)
@@ -87,10 +88,8 @@ class UdpSocket:
         for _ in range(_READS_PER_WAKEUP):
             try:
                 data, control, _flags, source = self._socket.recvmsg(65_536, _CONTROL_BYTES)
-            except BlockingIOError:
-                break
             except OSError:
-                break  # an error of something sent before: it is in the error queue
+                break  # nothing more; or an error of something sent before, which is in the error queue
             size = next((_GRO_SIZE.unpack(v)[0] for _, kind, v in control if kind == _UDP_GRO), len(data))
             if size >= len(data):
                 datagrams.append((data, source))

@@ -11,6 +11,8 @@ import trio
 
 from meshd.errors import LocalProtocolError, RemoteProtocolError
 from meshd.transport.base import Connection, Lane, TransportError
+from meshd.transport.quic import QuicTransport
+from meshd.transport.websocket import WebsocketTransport
 from meshd.wire.frames import MAX_FRAME_BYTES, MAX_PROOF_FRAME_BYTES
 from tests.transport.worlds import (
     CLIENT,
@@ -488,11 +490,9 @@ def test_ports_that_are_taken_are_named(kind: str) -> None:
         pytest.skip("covered in test_memory")
 
     async def body() -> None:
-        from tests.transport import worlds
-
         async with serving(kind, no_handler) as pair:
             settings = {"certificate_pem": CLIENT.pem, "private_key_pem": CLIENT.key_pem}
-            sort = worlds.QuicTransport if kind == "quic" else worlds.WebsocketTransport
+            sort = QuicTransport if kind == "quic" else WebsocketTransport
             second = sort(listen=[("::", pair.address.port)], **settings)  # type: ignore[arg-type]
             with pytest.raises(OSError, match=rf"\[::\]:{pair.address.port}"):
                 await second.serve(no_handler)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 import structlog.testing
 import trio
-from aioquic.buffer import Buffer
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # re-exported, but not declared so
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection as Peer
