@@ -198,12 +198,19 @@ async def run_daemon(options: Options) -> None:
         epoch=epoch,
         now=clock.now(),
         rng=rng,
+        free_bytes=partial(free_bytes, options.state_dir),
         dialer=lambda peer: statistics[0](peer) if statistics else None,
     )
     del snapshot
     daemon = _Daemon(options, clock, rng, identity, node, database)
     statistics.append(daemon.loop.dialer_statistics)
     await daemon.run()
+
+
+def free_bytes(directory: Path) -> int:
+    """What an ordinary user may still write to the disk that holds ``directory``."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
 
 
 def _settings(options: Options) -> Settings:
@@ -261,12 +268,12 @@ class _Daemon:
                     await self._until_stopped(signals)
                     notify("STOPPING=1")
                     log.info("stopping")
+                    await self.loop.leave()
                     serving.cancel_scope.cancel()
                 self._requests.close_nowait()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         bound: list[Address] = []
-        await nursery.start(self.loop.run)
         for transport in self._transports.values():
             serve = partial(transport.serve, self.loop.handle_connection)
             if isinstance(transport, WebsocketTransport):
@@ -277,6 +284,7 @@ class _Daemon:
                 raise MeshdError("E_PORT", f"{transport.name} can't listen: {error.strerror or error}.") from error
         await self._inbox.send(NetworkChanged(interfaces()))
         self.loop.listen(Listening(tuple(bound), ()))
+        await nursery.start(self.loop.run)
         if self._config.discovery.mdns:
             nursery.start_soon(
                 partial(

@@ -17,14 +17,15 @@ HELD_BYTES = 4 * 1024 * 1024
 """Bundles kept unopened, in all, until their session's offer comes."""
 
 NEED_OFFER_INTERVAL_S = 1.0
-SESSIONS_PER_SOURCE = 4096
 
 
 @attrs.define(eq=False)
 class _Outgoing:
     session: SourceSession
     card_version: int
+    destination: NodeId
     started: float
+    made_ms: int
     next_counter: int = 1
     confirmed: bool = False
 
@@ -51,16 +52,16 @@ class OutgoingSessions:
         )
         if current is None or fresh:
             session = SourceSession.create(self._identity, public_key, card, self._rng)
-            current = _Outgoing(session, card.version, now)
+            current = _Outgoing(session, card.version, destination, now, int(now * 1000))
             self._current[destination] = current
             self._by_id[session.id] = current
         counter = current.next_counter
         current.next_counter += 1
         return current.session, counter, fresh
 
-    def restore(self, session: SourceSession) -> None:
+    def restore(self, destination: NodeId, session: SourceSession, made_ms: int) -> None:
         """A session of an earlier life, for rewrapping and for reading our own pending mail."""
-        self._by_id[session.id] = _Outgoing(session, 0, 0.0)
+        self._by_id[session.id] = _Outgoing(session, 0, destination, 0.0, made_ms)
 
     def find(self, session_id: bytes) -> SourceSession | None:
         """The session with this id, if we still have it."""
@@ -85,12 +86,14 @@ class OutgoingSessions:
         outgoing = self._by_id.get(session_id)
         return None if outgoing is None else outgoing.session.rewrap(card)
 
-    def forget(self, session_id: bytes) -> None:
-        """The session is too old for any of its mail to be pending."""
-        outgoing = self._by_id.pop(session_id, None)
-        for destination, current in list(self._current.items()):
-            if current is outgoing:
+    def forget_before(self, made_ms: int) -> list[tuple[NodeId, bytes]]:
+        """Drop the sessions made before then; return (destination, id) of each."""
+        outdated = [(item.destination, id) for id, item in self._by_id.items() if item.made_ms < made_ms]
+        for destination, id in outdated:
+            outgoing = self._by_id.pop(id)
+            if self._current.get(destination) is outgoing:
                 del self._current[destination]
+        return outdated
 
 
 class IncomingSessions:
@@ -98,14 +101,16 @@ class IncomingSessions:
 
     def __init__(self) -> None:
         self._sessions: dict[tuple[NodeId, bytes], DestinationSession] = {}
+        self._made_ms: dict[tuple[NodeId, bytes], int] = {}
         self._stored: set[tuple[NodeId, bytes]] = set()
         self._held: OrderedDict[tuple[NodeId, bytes], list[tuple[int, BundleFrame]]] = OrderedDict()
         self._held_bytes = 0
         self._asked: dict[tuple[NodeId, bytes], float] = {}
 
-    def add(self, source: NodeId, session: DestinationSession, *, stored: bool) -> None:
+    def add(self, source: NodeId, session: DestinationSession, made_ms: int, *, stored: bool) -> None:
         """A session is known; ``stored`` when its root is on disk already."""
         self._sessions[source, session.id] = session
+        self._made_ms[source, session.id] = made_ms
         if stored:
             self._stored.add((source, session.id))
 
@@ -127,7 +132,8 @@ class IncomingSessions:
         self._held.setdefault(key, []).append((link, frame))
         self._held_bytes += len(frame.body)
         while self._held_bytes > HELD_BYTES:  # the origin sends what is dropped here again
-            _, dropped = self._held.popitem(last=False)
+            dropped_key, dropped = self._held.popitem(last=False)
+            self._asked.pop(dropped_key, None)
             self._held_bytes -= sum(len(item.body) for _, item in dropped)
         if now - self._asked.get(key, -NEED_OFFER_INTERVAL_S) < NEED_OFFER_INTERVAL_S:
             return False
@@ -141,7 +147,10 @@ class IncomingSessions:
         self._held_bytes -= sum(len(frame.body) for _, frame in held)
         return held
 
-    def forget(self, source: NodeId, session_id: bytes) -> None:
-        """The session is too old for any of its bundles to be alive."""
-        self._sessions.pop((source, session_id), None)
-        self._stored.discard((source, session_id))
+    def forget_before(self, made_ms: int) -> list[tuple[NodeId, bytes]]:
+        """Drop the sessions made before then; return (source, id) of each."""
+        outdated = [key for key, made in self._made_ms.items() if made < made_ms]
+        for key in outdated:
+            del self._sessions[key], self._made_ms[key]
+            self._stored.discard(key)
+        return outdated

@@ -1,5 +1,7 @@
 """Messages of local apps on their way into the spool: checked, packed, numbered, sealed, committed, answered."""
 
+from collections.abc import Callable
+
 import attrs
 
 from meshd.delivery.outbox import Draft, Outbox, Recipient, Sealed, flow_key, parse_flow_key
@@ -18,6 +20,9 @@ from meshd.wire.bundle import MAX_MESSAGE_BYTES
 from meshd.wire.codec import encode
 from meshd.wire.frames import MAX_HOPS, BundleFrame, Kind, Routed
 
+MIN_FREE_BYTES = 24 * 1024 * 1024
+"""Left free on the disk: room for the log of the store, for acks, and for everybody else."""
+
 _PACK_AT_ONCE_BYTES = 1024 * 1024
 _ROW_OVERHEAD_BYTES = 256
 
@@ -29,6 +34,12 @@ class Limits:
     quota_bytes: int
     default_lifetime_ms: int
     max_lifetime_ms: int
+    free_bytes: Callable[[], int]
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether the disk is so full that no more mail may be taken."""
+        return self.free_bytes() < MIN_FREE_BYTES
 
 
 @attrs.define(eq=False)
@@ -113,6 +124,8 @@ class Acceptor:
                 f"The spool holds {self._spool.size_bytes} of {limits.quota_bytes} bytes; {size} more do not fit.",
                 "Retry after 5 s. What waits, and for whom: meshctl queue",
             )
+        if not request.ephemeral and limits.is_disk_full:
+            raise MeshdError("E_FULL", "The disk is full.", "Make room on the disk, then send again.")
         key = PackKey(destination, request.service, request.priority, request.ephemeral, lifetime_ms, request.principal)
         token = self._tickets.take()
         if request.key is not None:

@@ -12,12 +12,13 @@ from meshd.delivery.sessions import IncomingSessions
 from meshd.delivery.shelf import Batch
 from meshd.errors import RemoteProtocolError
 from meshd.ids import BundleId, Epoch, Flow, NodeId, Number, Priority, bundle_ref
+from meshd.node.accepting import Limits
 from meshd.node.effects import LocalReceipt, SendControl
 from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
 from meshd.node.turn import Turn
-from meshd.store.ops import InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
+from meshd.store.ops import DeleteFact, InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
 from meshd.trust.seal import (
     DestinationSession,
     UnknownPrekey,
@@ -52,14 +53,13 @@ class _Arrival:
 class Arriving:
     """The destination's side of delivery."""
 
-    def __init__(
-        self, me: NodeId, epoch: Epoch, membership: Membership, mailboxes: Mailboxes, *, quota_bytes: int
-    ) -> None:
+    def __init__(self, me: NodeId, epoch: Epoch, membership: Membership, mailboxes: Mailboxes, limits: Limits) -> None:
         self._me = me
         self._epoch = epoch
         self._membership = membership
         self._mailboxes = mailboxes
-        self._quota_bytes = quota_bytes
+        self._limits = limits
+        self._quota_bytes = limits.quota_bytes
         self._sessions = IncomingSessions()
         self._flows: dict[tuple[NodeId, Priority], FlowArrivals] = {}
         self._held: dict[int, InboxRow] = {}
@@ -79,9 +79,9 @@ class Arriving:
             source, priority = parse_flow_key(key)
             self._flows[source, priority] = FlowArrivals.decode(priority, value)
         for key, value in snapshot.facts.get("session", {}).items():
-            _, root = codec.decode(value)
+            made_ms, root = codec.decode(value)
             source, session = NodeId(key[:16]), key[16:]
-            self._sessions.add(source, DestinationSession(session, root), stored=True)
+            self._sessions.add(source, DestinationSession(session, root), made_ms, stored=True)
         for row in snapshot.held:
             self._held[row.row] = row
             if row.prev is not None:
@@ -121,7 +121,7 @@ class Arriving:
                 self._tell_stale(turn, arrival, flow)
             case Verdict.NO_ROOM:
                 turn.turned_away[arrival.link.number].append(Busy(arrival.id, RETRY_AFTER_MS))
-            case Verdict.NEW if self._usage[source] >= self._quota_bytes:
+            case Verdict.NEW if self._usage[source] >= self._quota_bytes or self._limits.is_disk_full:
                 turn.turned_away[arrival.link.number].append(Busy(arrival.id, RETRY_AFTER_MS))
             case Verdict.NEW:
                 plaintext = self._open(turn, arrival)
@@ -282,11 +282,16 @@ class Arriving:
             self._ask_for_offer(turn, link, source, unknown.args[0])
             return
         if self._sessions.find(source, accepted.id) is None:
-            self._sessions.add(source, DestinationSession(accepted.id, accepted.root), stored=False)
+            self._sessions.add(source, DestinationSession(accepted.id, accepted.root), turn.now_ms, stored=False)
         for number, frame in self._sessions.take_held(source, accepted.id):
             came_over = peers.link(number)
             if came_over is not None:  # else it is sent again over another link
                 self.receive(turn, came_over, frame)
+
+    def forget_sessions(self, turn: Turn, before_ms: int) -> None:
+        """Sessions made before then are of no more use."""
+        outdated = self._sessions.forget_before(before_ms)
+        turn.lazy_ops += [DeleteFact("session", source + session) for source, session in outdated]
 
     def floor_raised(self, turn: Turn, source: NodeId, payload: bytes) -> None:
         """The source says that nothing below a number will come. Raises RemoteProtocolError."""

@@ -22,7 +22,7 @@ from meshd.links.accept import accept
 from meshd.links.choice import LocalNetwork
 from meshd.links.context import Credentials, LinkContext
 from meshd.links.dialer import keep_linked
-from meshd.links.events import LinkDown, LinkUp
+from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.links.events import Mailbox as Outgoing
 from meshd.links.peer import PeerControl, PeerStatistics
 from meshd.node.clients import Listening
@@ -108,6 +108,7 @@ class Loop:
         self.doorkeeper = Doorkeeper(
             node.membership, node.admissions, around.inbox, around.clock, around.rng, itertools.count(1)
         )
+        self._left = trio.Event()
         self.turns = 0
         """Counts up as long as the node makes progress; the watchdog looks at it."""
 
@@ -137,7 +138,7 @@ class Loop:
         self._announce()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
-        """Run until cancelled; then say goodbye on every link.
+        """Run until cancelled.
 
         Raises MeshdError E_DATABASE / E_FULL when the disk failed under state that memory has already.
         """
@@ -155,13 +156,17 @@ class Loop:
                     self._carry_out(self.node.step(events, clock()), nursery)
                     self.turns += 1
             finally:
-                for outgoing in self._outgoing.values():
-                    outgoing.close("closed", "the daemon is stopping")
-                with trio.move_on_after(LEAVE_SECONDS, shield=True):
-                    while self._outgoing:
-                        for event in await inbox.take():
-                            self._notice(event)
                 nursery.cancel_scope.cancel()
+
+    async def leave(self) -> None:
+        """Say goodbye on every link, and wait for that, but not for long. ``run`` must be running."""
+        self._left = trio.Event()
+        for outgoing in self._outgoing.values():
+            outgoing.close("E_STOPPING", "the daemon is stopping")
+        with trio.move_on_after(LEAVE_SECONDS):
+            while self._outgoing:
+                await self._left.wait()
+                self._left = trio.Event()
 
     # --- events that concern the loop too
 
@@ -173,8 +178,13 @@ class Loop:
                     self._dialers[event.peer].control.link_up(event, trio.current_time())
             case LinkDown():
                 self._outgoing.pop(event.link, None)
+                self._left.set()
                 if event.peer in self._dialers:
                     self._dialers[event.peer].control.link_down(event, trio.current_time())
+            case LinkMeasured(rtt=rtt) if rtt is not None:
+                link = self.node.peers.link(event.link)
+                if link is not None and link.peer in self._dialers:
+                    self._dialers[link.peer].control.answered(trio.current_time())
             case NetworkChanged():
                 self._network_changed(event)
             case Resumed():
@@ -297,6 +307,8 @@ class Loop:
                 now=now,
             )
             control.networks_changed(self._networks, now)
+            for link in self.node.peers.peer(effect.peer).links.values():  # it may have dialed us already
+                control.link_up(link.up, now)
             dialer = self._dialers[effect.peer] = _Dialer(control, trio.CancelScope())
             nursery.start_soon(self._dial, effect.peer, dialer)
             self._members_changed()

@@ -16,6 +16,8 @@ WINDOW_BYTES = 4 * 1024 * 1024
 """Bundle bytes on a link that its peer has not acked; more wait in the spool."""
 
 _ADDRESSES_KEPT = 32
+_BROKEN = ("lost", "P_TIMEOUT")
+"""How links end that nobody closed."""
 
 
 @attrs.frozen
@@ -141,7 +143,8 @@ class Peers:
             return None
         if event.code != "closed":
             peer.last_error = f"{event.code}: {event.reason}"
-        peer.quality.flapped(turn.now)
+        if event.code in _BROKEN:
+            peer.quality.flapped(turn.now)
         peer.chosen = None
         self._choose(turn, peer)
         return link

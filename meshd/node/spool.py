@@ -61,6 +61,7 @@ class Spool:
         self._unconsumed: dict[tuple[NodeId, Priority], deque[tuple[Number, BundleRef]]] = {}
         self._loads: dict[int, _Load] = {}
         self._dirty: set[NodeId] = set()
+        self._given_up: set[NodeId] = set()
         self._next_expiry_ms: int | None = 0
         self._expiry_ticket: int | None = None
 
@@ -109,6 +110,11 @@ class Spool:
         """Look at this destination in the next plan."""
         self._dirty.add(destination)
 
+    def give_up(self, destination: NodeId) -> None:
+        """The destination left the mesh: its mail is refused, as far as it is in memory in the next plan."""
+        self._given_up.add(destination)
+        self.touch(destination)
+
     def path_lost(self, destination: NodeId) -> None:
         """The link to the destination is gone: what was in flight waits again."""
         for queue in self.queues.get(destination, {}).values():
@@ -120,6 +126,9 @@ class Spool:
         """Send whatever may leave now to every destination that something has changed for."""
         dirty, self._dirty = self._dirty, set()
         for destination in dirty - {self._me}:
+            if destination in self._given_up:
+                self._refuse_all(turn, destination)
+                continue
             link = peers.link_to(destination)
             if link is None:
                 continue
@@ -128,6 +137,18 @@ class Spool:
                     self._send(turn, link, queue)
                 if queue.wants_load():
                     self._load(turn, queue)
+
+    def _refuse_all(self, turn: Turn, destination: NodeId) -> None:
+        for queue in self.queues.get(destination, {}).values():
+            for waiting in (*queue.in_flight.values(), *queue.ready):
+                self._refuse(turn, queue, waiting, "removed")
+            if queue.wants_load():
+                self._load(turn, queue)
+
+    def _refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
+        queue.finish(waiting)
+        turn.lazy_ops.append(FinishSpool((waiting.row,), "refused", code, turn.now_ms + TRACE_KEPT_MS))
+        self._end(turn, waiting.ref, Stage.REFUSED, code)
 
     def plan_local(self, turn: Turn) -> list[tuple[Waiting, Priority]]:
         """Our mail to ourselves: what is to be taken in now. It is never sealed, and read back from disk."""
@@ -166,7 +187,7 @@ class Spool:
         """A read came back. Rows that were stored unsealed are sealed now."""
         load = self._loads.pop(ticket)
         complete = not rows or (len(rows) < _LOAD_ROWS and sum(len(row.body) for row in rows) < _LOAD_BYTES)
-        if load.queue.destination != self._me:
+        if load.queue.destination not in (self._me, *self._given_up):
             if recipient is None:  # linked, but its card has not come yet: touched again when it does
                 unsealed = next((index for index, row in enumerate(rows) if row.head is None), len(rows))
                 complete = complete and unsealed == len(rows)
@@ -257,10 +278,7 @@ class Spool:
         queue = self.queue(destination, priority)
         stale = [item for item in (*queue.in_flight.values(), *queue.ready) if item.number.epoch < known]
         for waiting in stale:
-            queue.finish(waiting)
-            kept_until = turn.now_ms + TRACE_KEPT_MS
-            turn.lazy_ops.append(FinishSpool((waiting.row,), "refused", "stale-epoch", kept_until))
-            self._end(turn, waiting.ref, Stage.REFUSED, "stale-epoch")
+            self._refuse(turn, queue, waiting, "stale-epoch")
 
     def answered(self, turn: Turn, link: Link, ack: Ack) -> None:
         """The hop at the other end of a link answered for bundles."""

@@ -5,6 +5,7 @@ of them. Nothing here waits, reads a clock, or touches a socket or a file.
 """
 
 import random
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -30,6 +31,7 @@ from meshd.node.effects import (
     Effect,
     EpochStored,
     Fail,
+    LeavePeer,
     LocalReceipt,
     SeekPeer,
 )
@@ -41,7 +43,7 @@ from meshd.node.requests import Request
 from meshd.node.spool import Spool
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
-from meshd.store.ops import Committed, Loaded, Purge, PutFact, Snapshot
+from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity
 from meshd.trust.seal import SourceSession, open_blob, open_need_offer, open_stale_epoch, sign_blob
@@ -59,6 +61,9 @@ from meshd.wire.frames import (
 from meshd.wire.frames import Echo as EchoFrame
 
 PURGE_INTERVAL_S = 600.0
+SESSION_KEPT_MS = 7 * 24 * 3600 * 1000
+"""Beyond the longest lifetime: for bundles that aged slowly on devices that were off."""
+
 JOURNAL_KEPT_MS = 7 * 24 * 3600 * 1000
 JOURNAL_ROWS_MAX = 1_000_000
 """In the journal; the oldest go first."""
@@ -89,6 +94,7 @@ class Node:
         snapshot: the disk at the start; epoch: of this life, on disk already.
         now: mesh-local seconds.
         dialer: what a peer's dialer knows, for people.
+        free_bytes: what the disk still takes; near its end no mail is taken, from apps or peers.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Node:
         now: float,
         rng: random.Random,
         dialer: Callable[[NodeId], PeerStatistics | None],
+        free_bytes: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         me = identity.node_id
         self._me = me
@@ -125,10 +132,11 @@ class Node:
             quota_bytes=settings.quota_bytes,
             default_lifetime_ms=settings.default_lifetime_ms,
             max_lifetime_ms=settings.max_lifetime_ms,
+            free_bytes=free_bytes,
         )
         self._acceptor = Acceptor(me, self._outbox, self.spool, self._followers, self._tickets, limits)
         self._mailboxes = Mailboxes(self._tickets, run=epoch.counter)
-        self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, quota_bytes=settings.quota_bytes)
+        self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, limits)
         self.admissions = Admissions(self.membership, self._tickets, rng)
         self._echoes = Echoes(me)
         views = Views(
@@ -151,9 +159,9 @@ class Node:
             views=views,
         )
         self._clients = Clients(me, parts, now)
-        self._probes: dict[NodeId, set[int]] = {}
         self._is_changing_epoch = False
         self._floors_due: set[tuple[NodeId, Priority]] = set()
+        self._max_lifetime_ms = settings.max_lifetime_ms
         self._purge_at = now + PURGE_INTERVAL_S
         self._restore(snapshot, now)
 
@@ -164,9 +172,9 @@ class Node:
         self._acceptor.restore(snapshot)
         self._mailboxes.restore(snapshot, now)
         self._arriving.restore(snapshot)
-        for value in snapshot.facts.get("own-session", {}).values():
-            _, exported = codec.decode(value)
-            self._sessions.restore(SourceSession.restore(self.identity, exported))
+        for key, value in snapshot.facts.get("own-session", {}).items():
+            made_ms, exported = codec.decode(value)
+            self._sessions.restore(NodeId(key[:16]), SourceSession.restore(self.identity, exported), made_ms)
         for key, value in snapshot.facts.get("address", {}).items():
             transport, host, port = codec.decode(value)
             self.peers.seen(NodeId(key), [(Address(transport, host, port), "remembered")])
@@ -214,7 +222,14 @@ class Node:
             self.membership.refresh_card(turn, self.peers)
         if self._purge_at <= turn.now:
             self._purge_at = turn.now + PURGE_INTERVAL_S
+            self._forget_sessions(turn, turn.now_ms - self._max_lifetime_ms - SESSION_KEPT_MS)
             turn.lazy_ops.append(Purge(turn.now_ms, turn.now_ms - JOURNAL_KEPT_MS, JOURNAL_ROWS_MAX))
+
+    def _forget_sessions(self, turn: Turn, before_ms: int) -> None:
+        """Sessions that no bundle alive can have used."""
+        outdated = self._sessions.forget_before(before_ms)
+        turn.lazy_ops += [DeleteFact("own-session", destination + session) for destination, session in outdated]
+        self._arriving.forget_sessions(turn, before_ms)
 
     def _finish(self, turn: Turn) -> list[Effect]:
         if self.membership.news:
@@ -234,6 +249,15 @@ class Node:
         self._mailboxes.names = self._echoes.names = {
             node: member.name for node, member in self.membership.require_roster().members.items()
         }
+        for node in news:
+            if self.membership.public_key(node) is None:
+                self.spool.give_up(node)
+        if self._me in news and self.membership.public_key(self._me) is None:
+            turn.log("warning", "this device was removed from the mesh")
+            turn.emit(Announce(None))
+            for peer in self.membership.members():
+                turn.emit(LeavePeer(peer.id))
+            return
         for member in self.membership.members():
             if member.id not in news:
                 continue
@@ -316,8 +340,6 @@ class Node:
     def _link_down(self, turn: Turn, event: LinkDown) -> None:
         before = self.peers.link_to(event.peer)
         self.peers.down(turn, event)
-        for asking in self._probes.pop(event.peer, ()):
-            turn.send(asking, ProbeResult(event.peer, alive=False))
         turn.log("info", "link down", peer=event.peer, link=event.link, code=event.code, reason=event.reason)
         self._path_changed(turn, event.peer, before)
         now_used = self.peers.link_to(event.peer)
