@@ -35,6 +35,9 @@ from meshd.errors import LocalProtocolError, MeshdError
 from meshd.ids import Priority
 
 RUN_BITS = 40
+MAX_RUN = 2**22
+"""So that offsets fit 63 bits whatever counter a peer makes us start from."""
+
 _LOAD_RETRY_S = 1.0
 
 
@@ -49,7 +52,8 @@ class Mailbox:
     """See the module. All times (``now``) are seconds of the mesh-local clock, which outlives the daemon.
 
     Args:
-        run: which life of the daemon this is; higher at every start. 1..2**23 - 1.
+        run: which life of the daemon this is; higher at every start. Beyond MAX_RUN it no longer
+            counts, and offsets go on above what is known to have been used.
         backlogs: per priority that has released rows on disk.
         consumers: name -> state, as last given in StoreCursor.
 
@@ -82,9 +86,10 @@ class Mailbox:
         self._consumed: list[Entry] = []
 
     def _shelf(self, priority: Priority, run: int, last_offset: int | None) -> Shelf:
-        known = [consumer.cursors[priority].done.highest for consumer in self._consumers.values()]
-        first = max(run << RUN_BITS, last_offset or 0, *known) if known else max(run << RUN_BITS, last_offset or 0)
-        return Shelf(priority, first + 1, has_backlog=last_offset is not None)
+        cursors = [consumer.cursors[priority] for consumer in self._consumers.values()]
+        used = [max(cursor.end, cursor.seen, cursor.since) - 1 for cursor in cursors]
+        first = max(min(run, MAX_RUN) << RUN_BITS, last_offset or 0, *used) + 1
+        return Shelf(priority, first, has_backlog=last_offset is not None)
 
     def next_offset(self, priority: Priority) -> int:
         """The offset that the next batch of this priority must have."""
@@ -94,11 +99,6 @@ class Mailbox:
     def bytes(self) -> int:
         """Memory that bodies take now."""
         return sum(shelf.bytes for shelf in self._shelves.values())
-
-    @property
-    def consumers(self) -> tuple[str, ...]:
-        """The names of its durable consumers."""
-        return tuple(self._consumers)
 
     def release(self, batch: Batch, now: float) -> list[Effect]:
         """A stored bundle got its turn, at ``next_offset``."""

@@ -108,8 +108,10 @@ class World:
         self.idle_since = {name: self.idle_since.get(name, self.now) for name in self.facts}
         self.start()
 
-    def release(self, count: int = 1, priority: Priority = Priority.NORMAL, messages: bytes = b"") -> int:
-        """A bundle arrives; returns its first offset."""
+    def release(
+        self, count: int = 1, priority: Priority = Priority.NORMAL, messages: bytes = b"", *, held: bool = False
+    ) -> int:
+        """A bundle gets its turn, fresh or (``held``) from disk; returns its first offset."""
         first = self.mailbox.next_offset(priority)
         self._rows += 1
         batch = make_batch(self._rows, priority, first, count, messages)
@@ -117,7 +119,9 @@ class World:
             assert (priority, offset) not in self.offsets, "an offset was given out twice"
             self.offsets.add((priority, offset))
         self.released[batch.entry.row] = batch
-        self.perform(self.mailbox.release(batch, self.now), Commit(put=[batch]))
+        mailbox = self.mailbox
+        effects = mailbox.release_stored(batch.entry, self.now) if held else mailbox.release(batch, self.now)
+        self.perform(effects, Commit(put=[batch]))
         return first
 
     def subscribe(self, consumer: str = "main", credit: int = 1 << 30) -> int:

@@ -291,6 +291,25 @@ def test_offsets_grow_even_when_the_run_counter_does_not() -> None:
     assert world.release() == last + 1
 
 
+def test_offsets_fit_the_store_whatever_the_run_counter_says() -> None:
+    world = World()
+    world.run = 1 << 60
+    world.crash()
+    last = world.release(5) + 4
+    assert last < 1 << 63
+    world.settle()
+    world.crash()
+    assert world.release() == last + 1
+
+
+def test_a_bundle_that_was_held_on_disk_comes_in_its_turn() -> None:
+    world = World()
+    world.subscribe()
+    expected = [world.release(), world.release(held=True), world.release()]
+    world.settle()
+    assert offsets(world) == expected
+
+
 def test_ephemeral_bundles_reach_who_reads_now_and_leave_no_trace() -> None:
     world = World()
     mailbox = world.mailbox

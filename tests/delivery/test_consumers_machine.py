@@ -24,9 +24,14 @@ class Readers(RuleBasedStateMachine):
     def live(self, choice: int) -> int:
         return list(self.world.leases)[choice % len(self.world.leases)]
 
-    @rule(count=st.sampled_from([1, 2, 5]), priority=priorities, size=st.sampled_from([0, 9_000, 300_000]))
-    def release(self, count: int, priority: Priority, size: int) -> None:
-        self.world.release(count, priority, bytes(size))
+    @rule(
+        count=st.sampled_from([1, 2, 5]),
+        priority=priorities,
+        size=st.sampled_from([0, 9_000, 300_000]),
+        held=st.booleans(),
+    )
+    def release(self, count: int, priority: Priority, size: int, held: bool) -> None:
+        self.world.release(count, priority, bytes(size), held=held)
 
     @rule(name=names, credit=st.sampled_from([0, 1, 3, 1000]))
     def subscribe(self, name: str, credit: int) -> None:

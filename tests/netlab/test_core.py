@@ -128,6 +128,10 @@ def test_where_quic_is_blocked_websocket_is_used_and_quic_once_it_works(lab: Mak
     assert peer(a, b)["transport"] == "websocket"
     a.ctl("send", "b", "over TCP")
     assert receive(b, 1) == ["over TCP"]
+    made.network.block()
+    eventually(lambda: peer(a, b)["transport"] == "quic", within_s=90.0, what="the better transport is back")
+    b.ctl("send", "a", "over QUIC")
+    assert receive(a, 1) == ["over QUIC"]
 
 
 def test_where_tcp_is_blocked_quic_is_used(lab: Make) -> None:
