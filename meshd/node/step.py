@@ -11,12 +11,11 @@ from typing import Any
 
 import attrs
 
-from meshd.delivery.outbox import FLOOR_LABEL, Outbox, encode_floor
-from meshd.delivery.receipts import RECEIPT_LABEL, decode_receipt
+from meshd.delivery.outbox import Outbox
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.discovery.events import PeerSeen
 from meshd.errors import RemoteProtocolError
-from meshd.ids import Epoch, NodeId, Priority
+from meshd.ids import Epoch, NodeId
 from meshd.links.events import AcceptFailed, DialFailed, FramesReceived, LinkDown, LinkMeasured, LinkUp
 from meshd.links.peer import PeerStatistics
 from meshd.node.accepting import Acceptor, Limits
@@ -27,7 +26,6 @@ from meshd.node.echo import Echoes
 from meshd.node.effects import (
     Announce,
     CloseLink,
-    DataAcked,
     Effect,
     EpochStored,
     Fail,
@@ -35,6 +33,7 @@ from meshd.node.effects import (
     LocalReceipt,
     SeekPeer,
 )
+from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
 from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
@@ -46,19 +45,9 @@ from meshd.node.views import Views
 from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity
-from meshd.trust.seal import SourceSession, open_blob, open_need_offer, open_stale_epoch, sign_blob
+from meshd.trust.seal import SourceSession
 from meshd.wire import codec
-from meshd.wire.frames import (
-    Ack,
-    BundleFrame,
-    Frame,
-    Kind,
-    ProbeRequest,
-    ProbeResult,
-    Routed,
-    plain_epoch,
-)
-from meshd.wire.frames import Echo as EchoFrame
+from meshd.wire.frames import plain_epoch
 
 PURGE_INTERVAL_S = 600.0
 SESSION_KEPT_MS = 7 * 24 * 3600 * 1000
@@ -160,7 +149,14 @@ class Node:
         )
         self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
-        self._floors_due: set[tuple[NodeId, Priority]] = set()
+        self._exchange = Exchange(
+            membership=self.membership,
+            peers=self.peers,
+            spool=self.spool,
+            arriving=self._arriving,
+            echoes=self._echoes,
+            sessions=self._sessions,
+        )
         self._max_lifetime_ms = settings.max_lifetime_ms
         self._purge_at = now + PURGE_INTERVAL_S
         self._restore(snapshot, now)
@@ -239,7 +235,7 @@ class Node:
         for waiting, priority in self.spool.plan_local(turn):
             self._arriving.take_local(turn, waiting, priority)
         self.spool.plan(turn, self.peers)
-        self._send_floors(turn)
+        self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
         self._tickets.commit(turn)
         return turn.effects
@@ -273,7 +269,7 @@ class Node:
     def _handle(self, turn: Turn, event: object) -> None:
         match event:
             case FramesReceived():
-                self._frames(turn, event)
+                self._exchange.received(turn, event)
             case Request():
                 self._clients.request(turn, event)
             case Committed():
@@ -355,7 +351,7 @@ class Node:
     def _greet(self, turn: Turn, link: Link) -> None:
         self.membership.greet(turn, link)
         self._arriving.greet(turn, link)
-        self._floors_due |= {(link.peer, priority) for priority in self.spool.queues.get(link.peer, {})}
+        self._exchange.owe_floors((link.peer, priority) for priority in self.spool.queues.get(link.peer, {}))
 
     def _raise_epoch(self, turn: Turn, seen: Epoch) -> None:
         """A peer knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""
@@ -364,91 +360,6 @@ class Node:
         epoch = Epoch(seen.counter + 1, self._rng.randbytes(8))
         turn.ops.append(PutFact("epoch", b"", codec.encode(plain_epoch(epoch))))
         turn.when_durable.append(EpochStored(epoch))
-
-    # --- frames
-
-    def _frames(self, turn: Turn, event: FramesReceived) -> None:
-        link = self.peers.link(event.link)
-        if link is None:
-            return
-        try:
-            for frame in event.frames:
-                self._frame(turn, link, frame)
-        except RemoteProtocolError as error:
-            turn.log(
-                "warning", "protocol error", peer=link.peer, link=link.number, code=error.code, reason=error.reason
-            )
-            turn.emit(CloseLink(link.number, error.code, error.reason))
-
-    def _frame(self, turn: Turn, link: Link, frame: Frame) -> None:
-        match frame:
-            case BundleFrame():
-                self._arriving.receive(turn, link, frame)
-            case Ack():
-                self.spool.answered(turn, link, frame)
-                if frame.stored:
-                    turn.emit(DataAcked(link.peer))
-            case Routed():
-                if frame.destination == self._me:
-                    self._routed(turn, link, frame)
-            case EchoFrame():
-                if frame.destination == self._me:
-                    self._echoes.received(turn, frame, self.peers)
-            case ProbeRequest():
-                target = self.peers.link_to(frame.target)
-                alive = target is not None and not target.suspect
-                turn.send(link.number, ProbeResult(frame.target, alive=alive))
-            case ProbeResult():
-                pass  # told to whoever asks why; a live link's own pings decide
-            case _ if not self.membership.received(turn, link, frame, self.peers):
-                raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
-
-    def _routed(self, turn: Turn, link: Link, frame: Routed) -> None:
-        source = frame.source
-        key = self.membership.public_key(source)
-        if key is None:
-            return
-        match frame.kind:
-            case Kind.RECEIPT:
-                body = frame.body if link.peer == source else self._signed_for_us(key, RECEIPT_LABEL, frame.body)
-                self.spool.receipted(turn, source, decode_receipt(body))
-            case Kind.FLOOR:
-                body = frame.body if link.peer == source else self._signed_for_us(key, FLOOR_LABEL, frame.body)
-                self._arriving.floor_raised(turn, source, body)
-            case Kind.OFFER:
-                self._arriving.offered(turn, link, source, frame.body, self.peers)
-            case Kind.NEED_OFFER:
-                notice = open_need_offer(key, frame.body)
-                if notice.source != self._me:
-                    raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
-                self.membership.take_card(turn, notice.card_data)
-                offer = self._sessions.rewrap(notice.session, notice.card)
-                if offer is not None:
-                    turn.send(link.number, Routed(self._me, source, 0, Kind.OFFER, offer))
-            case Kind.STALE_EPOCH:
-                stale = open_stale_epoch(key, frame.body)
-                if stale.source != self._me:
-                    raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
-                self.spool.refuse_stale(turn, source, stale.priority, stale.known)
-
-    def _signed_for_us(self, key: bytes, label: str, data: bytes) -> bytes:
-        body = open_blob(key, label, data)
-        if body[: len(self._me)] != self._me:
-            raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
-        return body[len(self._me) :]
-
-    def _send_floors(self, turn: Turn) -> None:
-        """Tell destinations what will not come, once the disk has told us what still waits."""
-        for destination, priority in list(self._floors_due):
-            link = self.peers.link_to(destination)
-            floor = self.spool.floor(destination, priority)
-            if link is None or floor is None:
-                continue
-            self._floors_due.discard((destination, priority))
-            body = encode_floor(priority, floor)
-            if link.peer != destination:
-                body = sign_blob(self.identity, FLOOR_LABEL, destination + body)
-            turn.send(link.number, Routed(self._me, destination, 0, Kind.FLOOR, body))
 
     # --- the store
 
@@ -486,7 +397,7 @@ class Node:
         elif destination is not None:
             self.spool.loaded(turn, ticket, answer, self.membership.recipient(destination))
         elif self.spool.is_expiry(ticket):
-            self._floors_due |= self.spool.expired(turn, *answer)
+            self._exchange.owe_floors(self.spool.expired(turn, *answer))
         elif self._mailboxes.is_expiry(ticket):
             self._mailboxes.expired(turn, *answer)
         elif not self._clients.loaded(turn, ticket, answer):

@@ -1,0 +1,138 @@
+"""What peers say to each other over a link that is up: each frame goes to the part that it is for."""
+
+from collections.abc import Iterable
+
+import attrs
+
+from meshd.delivery.outbox import FLOOR_LABEL, encode_floor
+from meshd.delivery.receipts import RECEIPT_LABEL, decode_receipt
+from meshd.delivery.sessions import OutgoingSessions
+from meshd.errors import RemoteProtocolError
+from meshd.ids import NodeId, Priority
+from meshd.links.events import FramesReceived
+from meshd.node.arriving import Arriving
+from meshd.node.echo import Echoes
+from meshd.node.effects import CloseLink, DataAcked
+from meshd.node.membership import Membership
+from meshd.node.peers import Link, Peers
+from meshd.node.spool import Spool
+from meshd.node.turn import Turn
+from meshd.trust.seal import open_blob, open_need_offer, open_stale_epoch, sign_blob
+from meshd.wire.frames import Ack, BundleFrame, Echo, Frame, Kind, ProbeRequest, ProbeResult, Routed
+
+
+@attrs.frozen(kw_only=True)
+class Exchange:
+    """Hands frames on. A frame that breaks the rules costs the neighbour that broke them its link."""
+
+    membership: Membership
+    peers: Peers
+    spool: Spool
+    arriving: Arriving
+    echoes: Echoes
+    sessions: OutgoingSessions
+    _floors_due: set[tuple[NodeId, Priority]] = attrs.field(factory=set, init=False)
+
+    def received(self, turn: Turn, event: FramesReceived) -> None:
+        """Frames came over a link."""
+        link = self.peers.link(event.link)
+        if link is None:
+            return
+        try:
+            for frame in event.frames:
+                self._frame(turn, link, frame)
+        except RemoteProtocolError as error:
+            turn.log(
+                "warning", "protocol error", peer=link.peer, link=link.number, code=error.code, reason=error.reason
+            )
+            turn.emit(CloseLink(link.number, error.code, error.reason))
+
+    def _frame(self, turn: Turn, link: Link, frame: Frame) -> None:
+        me = self.membership.me
+        match frame:
+            case BundleFrame():
+                self.arriving.receive(turn, link, frame)
+            case Ack():
+                self.spool.answered(turn, link, frame)
+                if frame.stored:
+                    turn.emit(DataAcked(link.peer))
+            case Routed():
+                if frame.destination == me:
+                    self._routed(turn, link, frame)
+            case Echo():
+                if frame.destination == me:
+                    self.echoes.received(turn, frame, self.peers)
+            case ProbeRequest():
+                target = self.peers.link_to(frame.target)
+                turn.send(link.number, ProbeResult(frame.target, alive=target is not None and not target.suspect))
+            case ProbeResult():
+                pass  # nobody asks yet: a link's own pings decide
+            case _ if not self.membership.received(turn, link, frame, self.peers):
+                raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
+
+    # --- notices from the other end of a flow, maybe through others
+
+    def _routed(self, turn: Turn, link: Link, frame: Routed) -> None:
+        public_key = self.membership.public_key(frame.source)
+        if public_key is None:
+            return
+        try:
+            self._notice(turn, link, frame, public_key)
+        except RemoteProtocolError as error:
+            if link.peer == frame.source:
+                raise
+            # Only we can check it: whoever passed it on may be as innocent as we are.
+            turn.log("warning", "notice dropped", source=frame.source, link=link.number, reason=error.reason)
+
+    def _notice(self, turn: Turn, link: Link, frame: Routed, public_key: bytes) -> None:
+        source = frame.source
+        match frame.kind:
+            case Kind.RECEIPT:
+                self.spool.receipted(turn, source, decode_receipt(self._body(link, frame, public_key, RECEIPT_LABEL)))
+            case Kind.FLOOR:
+                self.arriving.floor_raised(turn, source, self._body(link, frame, public_key, FLOOR_LABEL))
+            case Kind.OFFER:
+                self.arriving.offered(turn, link, source, frame.body, self.peers)
+            case Kind.NEED_OFFER:
+                wanted = open_need_offer(public_key, frame.body)
+                self._check_for_us(wanted.source)
+                self.membership.take_card(turn, wanted.card_data)
+                offer = self.sessions.rewrap(wanted.session, wanted.card)
+                if offer is not None:
+                    turn.send(link.number, Routed(self.membership.me, source, 0, Kind.OFFER, offer))
+            case Kind.STALE_EPOCH:
+                stale = open_stale_epoch(public_key, frame.body)
+                self._check_for_us(stale.source)
+                self.spool.refuse_stale(turn, source, stale.priority, stale.known)
+
+    def _body(self, link: Link, frame: Routed, public_key: bytes, label: str) -> bytes:
+        """What the source says: its own link vouches for it; passed on by others, it is signed for us."""
+        if link.peer == frame.source:
+            return frame.body
+        body = open_blob(public_key, label, frame.body)
+        me = self.membership.me
+        self._check_for_us(NodeId(body[: len(me)]))
+        return body[len(me) :]
+
+    def _check_for_us(self, addressee: NodeId) -> None:
+        if addressee != self.membership.me:
+            raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
+
+    # --- floors
+
+    def owe_floors(self, flows: Iterable[tuple[NodeId, Priority]]) -> None:
+        """These (destination, priority) may wait for what will not come: they are to be told."""
+        self._floors_due.update(flows)
+
+    def send_floors(self, turn: Turn) -> None:
+        """Tell destinations what will not come, once the disk has told us what still waits."""
+        for destination, priority in list(self._floors_due):
+            link = self.peers.link_to(destination)
+            floor = self.spool.floor(destination, priority)
+            if link is None or floor is None:
+                continue
+            self._floors_due.discard((destination, priority))
+            body = encode_floor(priority, floor)
+            if link.peer != destination:
+                body = sign_blob(self.membership.identity, FLOOR_LABEL, destination + body)
+            turn.send(link.number, Routed(self.membership.me, destination, 0, Kind.FLOOR, body))
