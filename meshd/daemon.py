@@ -84,7 +84,7 @@ def main() -> None:
 
 def fail(error: MeshdError) -> None:
     """Say what is wrong, and exit."""
-    print(f"meshd: {error.code}: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
+    print(f"meshd: {error.message.rstrip('.')}. [{error.code}] {error.hint}", file=sys.stderr)  # noqa: T201
     sys.exit(_EXITS.get(error.code, EXIT_FAILED))
 
 

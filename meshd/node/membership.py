@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -22,6 +23,8 @@ from meshd.wire.frames import Cards, CardVersions, Frame, RosterHeads, Statement
 
 _BYTES_PER_FRAME = 48 * 1024
 _ONLY = b""
+_LIVES_REMEMBERED = 4
+"""Epochs of a peer, in the order of its handshakes, to notice a copied disk by."""
 
 
 @attrs.define(eq=False)
@@ -44,6 +47,7 @@ class Membership:
         self._keys: dict[NodeId, bytes] = {}
         self._addresses: tuple[CardAddress, ...] = ()
         self.seen_epochs: dict[NodeId, Epoch] = {}
+        self._lives: dict[NodeId, deque[Epoch]] = {}
         self.news: set[NodeId] = set()
         """Members that were added, removed or changed, or whose card is new; the node looks and clears."""
 
@@ -189,7 +193,11 @@ class Membership:
         return self.prekeys.deadline if self.roster is not None else None
 
     def saw_epoch(self, turn: Turn, node: NodeId, epoch: Epoch) -> None:
-        """A peer proved to live in this epoch."""
+        """A peer proved to live in this epoch. Two lives that take turns are two devices with one key."""
+        lives = self._lives.setdefault(node, deque(maxlen=_LIVES_REMEMBERED))
+        if epoch in lives and epoch != lives[-1]:
+            turn.log("error", "one key on two devices", peer=node, advice="remove it, and let each device join anew")
+        lives.append(epoch)
         known = self.seen_epochs.get(node)
         if known is None or epoch > known:
             self.seen_epochs[node] = epoch
