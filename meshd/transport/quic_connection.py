@@ -32,12 +32,8 @@ from meshd.wire.frames import ALPN_LINK, MAX_FRAME_BYTES
 
 _log = structlog.get_logger()
 
-WINDOW_BYTES = 1024 * 1024
-"""What a lane may hold unread once the peer is known.
-
-Each ack costs aioquic time for every packet in flight: with 4 MiB it moves half of what it moves
-with 1 MiB, which is enough for 10 MB/s over 100 ms.
-"""
+WINDOW_BYTES = 4 * 1024 * 1024
+"""What a lane may hold unread once the peer is known."""
 
 INITIAL_WINDOW_BYTES = 64 * 1024
 """What it may hold before: enough for a handshake."""

@@ -190,7 +190,7 @@ def test_control_overtakes_bulk_that_is_held_up(kind: str) -> None:
             received.extend(frame[:7] for frame in await connection.receive())
 
     async def send_bulk(connection: Connection) -> None:
-        for _ in range(60):
+        for _ in range(100):
             await connection.send([b"b" * 65_536])
         await connection.send([b"last"])
 
@@ -203,7 +203,7 @@ def test_control_overtakes_bulk_that_is_held_up(kind: str) -> None:
             reading.set()
             with pytest.raises(TransportError):
                 await connection.receive()
-        assert received == [b"control"] + [b"b" * 7] * 60 + [b"last"]
+        assert received == [b"control"] + [b"b" * 7] * 100 + [b"last"]
 
     run(kind, body, seconds=60)
 
