@@ -88,6 +88,7 @@ class Client:
         priority: str = "normal",
         lifetime: float | None = None,
         ephemeral: bool = False,
+        wait: str = "accepted",
         window_messages: int = 4096,
         window_bytes: int = 8 * 1024 * 1024,
     ) -> Publisher:
@@ -97,11 +98,11 @@ class Client:
                 for reading in readings:
                     await publisher.send(reading)
 
-        Leaving the block waits until all are accepted, and raises if any was refused.
+        Leaving the block waits until all have reached the state ``wait``, and raises if any can't.
         """
         return Publisher(
             self._connection,
-            _place(destination, service, priority, lifetime, ephemeral),
+            {**_place(destination, service, priority, lifetime, ephemeral), "wait": wait},
             window_messages=window_messages,
             window_bytes=window_bytes,
         )

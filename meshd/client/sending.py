@@ -261,7 +261,7 @@ class Publisher:
             await anyio.lowlevel.checkpoint()
 
     async def flush(self) -> None:
-        """Return when every message so far is accepted.
+        """Return when every message so far has its answer: accepted, or what ``wait`` asked for.
 
         Raises MeshdError with the first reason why some were not; what was sent after a refused one
         may have been accepted.
