@@ -66,7 +66,8 @@ class Outbox:
         """Give ``pack`` its number.
 
         Args:
-            floor: the lowest number of the flow that still waits; None when nothing does.
+            floor: the lowest number of the flow that still waits, or the one to be given when nothing does;
+                None when only the disk knows: then the bundle says nothing about it.
         """
         key = pack.key
         flow = Flow(self._me, key.destination, key.priority, key.ephemeral)
@@ -78,7 +79,7 @@ class Outbox:
             prev = before = services.get(key.service)
             services[key.service] = number
         messages = encode_messages(pack.messages)
-        content = Content(key.service, prev, floor or number, len(pack.messages), messages)
+        content = Content(key.service, prev, floor, len(pack.messages), messages)
         return Draft(flow, number, bundle_ref(flow, number), pack_content(content), before)
 
     def next_number(self, flow: Flow) -> Number:
