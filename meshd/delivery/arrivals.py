@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from meshd.delivery.receipts import MAX_EPOCHS, MAX_REFUSALS, EpochReceipt, Receipt, epoch_receipt
+from meshd.delivery.receipts import MAX_EPOCHS, MAX_REFUSALS, Receipt, epoch_receipts
 from meshd.delivery.sequences import SequenceSet
 from meshd.ids import Epoch, Number, Priority
 from meshd.wire import codec
@@ -104,7 +104,10 @@ class FlowArrivals:
         return Release(row, self._missing(released, prev), late=False)
 
     def refuse(self, number: Number, code: str) -> None:
-        """Count ``number`` as arrived and turned down: it is never delivered."""
+        """Count ``number`` as arrived and turned down: it is never delivered, and nothing waits for it.
+
+        Call :meth:`releases` after.
+        """
         self._count(number)
         self._consumed[number.epoch].add(number.sequence)
         self._refused[number] = code
@@ -165,15 +168,13 @@ class FlowArrivals:
 
     def receipt(self, order: tuple[int, int], credit_bytes: int) -> Receipt:
         """The receipt of this moment."""
-        epochs: list[EpochReceipt] = [
-            epoch_receipt(epoch, arrived, self._consumed[epoch]) for epoch, arrived in sorted(self._arrived.items())
-        ]
+        epochs = [(epoch, arrived, self._consumed[epoch]) for epoch, arrived in self._arrived.items()]
         return Receipt(
             priority=self.priority,
             order=order,
             credit_bytes=credit_bytes,
             floor=self.floor,
-            epochs=tuple(epochs),
+            epochs=epoch_receipts(sorted(epochs, key=lambda item: item[0])),
             refused=tuple(self._refused.items()),
         )
 
@@ -204,13 +205,19 @@ class FlowArrivals:
                 del self._arrived[epoch], self._consumed[epoch]
 
     def _is_over(self, held: Held) -> bool:
-        """Whether what ``held`` waits for was released, or will never come."""
+        """Whether what ``held`` waits for was released or refused, or will never come."""
         released = self._released.get(held.service)
-        return (released is not None and held.prev <= released) or (self.floor is not None and held.prev < self.floor)
+        return (
+            (released is not None and held.prev <= released)
+            or (self.floor is not None and held.prev < self.floor)
+            or held.prev in self._refused
+        )
 
     def _missing(self, released: Number | None, prev: Number | None) -> str | None:
         if prev is None or (released is not None and prev <= released):
             return None
+        if prev in self._refused:
+            return "refused"
         return "expired" if self.floor is not None and prev < self.floor else "waited"
 
     def encode(self) -> bytes:

@@ -4,6 +4,8 @@ One receipt speaks of one flow: which numbers arrived (and will never be deliver
 were refused, which the apps have consumed, and how many bytes the source may have under way.
 """
 
+from collections.abc import Sequence
+
 import attrs
 
 from meshd.delivery.sequences import MAX_SPANS, SequenceSet
@@ -19,7 +21,10 @@ FIRST_CREDIT_BYTES = 1024 * 1024
 
 MAX_EPOCHS = 64
 MAX_REFUSALS = 256
-_SPANS_PER_RECEIPT = 256
+MAX_SEQUENCE = 2**63 - 1
+_SPANS_PER_RECEIPT = 512
+"""So that the largest receipt fits into a Routed frame; further spans wait for a later one."""
+
 RECEIPT_LABEL = "meshd/receipt/v1"
 
 
@@ -67,8 +72,31 @@ class Receipt:
         return self._in(number, consumed=False)
 
     def is_consumed(self, number: Number) -> bool:
-        """Whether the apps there are done with this number."""
-        return self._in(number, consumed=True)
+        """Whether the apps there are done with this number, which has arrived."""
+        return self._is_left_out(number.epoch) or self._in(number, consumed=True)
+
+    def newly_consumed(self, epoch: Epoch, before: "Receipt | None") -> list[tuple[int, int]]:
+        """The spans of an epoch's numbers that are consumed, and were not in the receipt ``before``."""
+        if self._is_left_out(epoch):
+            return [(1, MAX_SEQUENCE)]
+        known = SequenceSet()
+        for entry in () if before is None else before.epochs:
+            if entry.epoch == epoch:
+                known = SequenceSet(entry.consumed, entry.consumed_spans)
+        return [
+            span
+            for entry in self.epochs
+            if entry.epoch == epoch
+            for first, last in ((1, entry.consumed), *entry.consumed_spans)
+            for span in known.missing_between(first, last)
+        ]
+
+    def _is_left_out(self, epoch: Epoch) -> bool:
+        return (
+            self.floor is not None
+            and epoch < self.floor.epoch
+            and not any(entry.epoch == epoch for entry in self.epochs)
+        )
 
     def _in(self, number: Number, *, consumed: bool) -> bool:
         for entry in self.epochs:
@@ -144,12 +172,10 @@ def decode_receipt(data: bytes) -> Receipt:
     return receipt
 
 
-def epoch_receipt(epoch: Epoch, arrived: SequenceSet, consumed: SequenceSet) -> EpochReceipt:
-    """What to tell of one epoch: spans beyond a bounded count wait for a later receipt."""
-    return EpochReceipt(
-        epoch,
-        arrived.watermark,
-        arrived.spans[:_SPANS_PER_RECEIPT],
-        consumed.watermark,
-        consumed.spans[:_SPANS_PER_RECEIPT],
+def epoch_receipts(epochs: Sequence[tuple[Epoch, SequenceSet, SequenceSet]]) -> tuple[EpochReceipt, ...]:
+    """What to tell of each (epoch, arrived, consumed), within bounds that the epochs share."""
+    share = _SPANS_PER_RECEIPT // (2 * max(1, len(epochs)))
+    return tuple(
+        EpochReceipt(epoch, arrived.watermark, arrived.spans[:share], consumed.watermark, consumed.spans[:share])
+        for epoch, arrived, consumed in epochs
     )

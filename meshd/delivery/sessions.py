@@ -13,6 +13,9 @@ from meshd.wire.frames import BundleFrame
 
 SESSION_LIFETIME_S = 3600.0
 SESSION_BUNDLES = 100_000
+_FRAME_COST_BYTES = 1024
+"""What a held bundle takes beside its body."""
+
 HELD_BYTES = 4 * 1024 * 1024
 """Bundles kept unopened, in all, until their session's offer comes."""
 
@@ -130,11 +133,11 @@ class IncomingSessions:
         """Keep a bundle unopened; return whether the offer should be asked for now."""
         key = (source, session_id)
         self._held.setdefault(key, []).append((link, frame))
-        self._held_bytes += len(frame.body)
+        self._held_bytes += _cost(frame)
         while self._held_bytes > HELD_BYTES:  # the origin sends what is dropped here again
             dropped_key, dropped = self._held.popitem(last=False)
             self._asked.pop(dropped_key, None)
-            self._held_bytes -= sum(len(item.body) for _, item in dropped)
+            self._held_bytes -= sum(_cost(item) for _, item in dropped)
         if now - self._asked.get(key, -NEED_OFFER_INTERVAL_S) < NEED_OFFER_INTERVAL_S:
             return False
         self._asked[key] = now
@@ -144,7 +147,7 @@ class IncomingSessions:
         """The bundles that waited for this session, in the order they came."""
         self._asked.pop((source, session_id), None)
         held = self._held.pop((source, session_id), [])
-        self._held_bytes -= sum(len(frame.body) for _, frame in held)
+        self._held_bytes -= sum(_cost(frame) for _, frame in held)
         return held
 
     def forget_before(self, made_ms: int) -> list[tuple[NodeId, bytes]]:
@@ -154,3 +157,7 @@ class IncomingSessions:
             del self._sessions[key], self._made_ms[key]
             self._stored.discard(key)
         return outdated
+
+
+def _cost(frame: BundleFrame) -> int:
+    return len(frame.body) + _FRAME_COST_BYTES

@@ -1,11 +1,11 @@
 """Messages of local apps on their way into the spool: checked, packed, numbered, sealed, committed, answered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 
 import attrs
 
 from meshd.delivery.outbox import Draft, Outbox, Recipient, Sealed, flow_key, parse_flow_key
-from meshd.delivery.packing import Pack, Packer, PackKey, message_size
+from meshd.delivery.packing import Pack, Packer, PackKey, Share, message_size
 from meshd.errors import MeshdError
 from meshd.ids import BundleRef, NodeId, Priority, format_message_id
 from meshd.node.effects import Commit, SendBundle
@@ -90,6 +90,7 @@ class Acceptor:
         self._accepting: dict[int, _Accepting] = {}
         self._keys: dict[tuple[str, str], list[Submit]] = {}
         """Idempotency keys being accepted, and the repeats that wait for the answer."""
+        self._own_ephemeral: list[tuple[Draft, int]] = []
         self._next_row = 1
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -128,7 +129,7 @@ class Acceptor:
             raise MeshdError("E_FULL", "The disk is full.", "Make room on the disk, then send again.")
         key = PackKey(destination, request.service, request.priority, request.ephemeral, lifetime_ms, request.principal)
         token = self._tickets.take()
-        if request.key is not None:
+        if request.key is not None and not request.ephemeral:
             self._keys[request.principal, request.key] = []
         self._submissions[token] = _Submission(request)
         self._packer.add(token, key, request.messages, size)
@@ -176,8 +177,7 @@ class Acceptor:
         batch.stored.append(_Stored(draft, row))
         batch.flows.add((key.destination, key.priority))
         self._spool.put(row, keep=keep)
-        for share in pack.shares:
-            self._submissions[share.token].refs.append((draft.ref, share.first, share.count))
+        self._note(pack.shares, draft.ref)
 
     def _row(self, turn: Turn, pack: Pack, draft: Draft, sealed: Sealed | None) -> SpoolRow:
         body = draft.plaintext if sealed is None else sealed.body
@@ -205,15 +205,20 @@ class Acceptor:
         )
 
     def _send_ephemeral(self, turn: Turn, pack: Pack, recipient: Recipient | None, peers: Peers) -> None:
+        # What failed in an earlier pack is answered, and gone.
+        shares = [share for share in pack.shares if share.token in self._submissions]
+        if not shares:
+            return
+        if pack.key.destination == self._me:
+            self._own_ephemeral.append((self._outbox.draft(pack, None), pack.key.lifetime_ms))
+            self._note(shares, self._own_ephemeral[-1][0].ref)
+            return
         link = peers.link_to(pack.key.destination)
-        submissions = [self._submissions[share.token] for share in pack.shares]
         if link is None or recipient is None or not link.has_room:
             code = "E_BUSY" if link is not None and recipient is not None else "E_UNREACHABLE"
             error = MeshdError(code, "An ephemeral message needs a path that is free at this moment.")
-            for submission in submissions:
-                turn.answer(submission.request, Failure(error))
-            for share in pack.shares:
-                self._submissions.pop(share.token, None)
+            for share in shares:
+                turn.answer(self._submissions.pop(share.token).request, Failure(error))
             return
         draft = self._outbox.draft(pack, None)
         lifetime_ms = pack.key.lifetime_ms
@@ -225,8 +230,16 @@ class Acceptor:
             turn.send(link.number, Routed(self._me, recipient.node, 0, Kind.OFFER, offer))
         link.sent(sealed.bundle, len(sealed.body), pack.key.priority)
         turn.emit(SendBundle(link.number, BundleFrame(MAX_HOPS, 0, 0, sealed.head, sealed.body, len(sealed.body))))
-        for share in pack.shares:
-            self._submissions[share.token].refs.append((draft.ref, share.first, share.count))
+        self._note(shares, draft.ref)
+
+    def _note(self, shares: Iterable[Share], ref: BundleRef) -> None:
+        for share in shares:
+            self._submissions[share.token].refs.append((ref, share.first, share.count))
+
+    def take_own_ephemeral(self) -> list[tuple[Draft, int]]:
+        """Ephemeral bundles of this device to itself, with their lifetimes, since the last call."""
+        taken, self._own_ephemeral = self._own_ephemeral, []
+        return taken
 
     def _follow(self, turn: Turn, batch: _Accepting) -> None:
         """Everything submitted is packed: from here on, followers of the bundles hold the requests."""
@@ -235,7 +248,6 @@ class Acceptor:
             request = submission.request
             ids = submission.ids()
             if request.ephemeral:
-                self._keys.pop((request.principal, request.key or ""), None)
                 if ids:
                     turn.answer(request, Result({"ids": ids, "state": "sent"}))
                 continue
@@ -248,16 +260,21 @@ class Acceptor:
                 expires_ms = turn.now_ms + TRACE_KEPT_MS
                 batch.ops.append(PutKey(request.principal, request.key, encode(ids), expires_ms))
 
-    def committed(self, turn: Turn, ticket: int, error: str | None, reason: str | None) -> bool:
-        """A commit ended; answer whom it accepted, or failed. Returns whether it was one of ours."""
+    def committed(
+        self, turn: Turn, ticket: int, error: str | None, reason: str | None
+    ) -> Set[tuple[NodeId, Priority]] | None:
+        """A commit ended; answer whom it accepted, or failed.
+
+        Returns the flows whose numbers it burnt, which later bundles may name; None when it was none of ours.
+        """
         batch = self._accepting.pop(ticket, None)
         if batch is None:
-            return False
+            return None
         if error is None:
             for follower in batch.followers:
                 self._followers.accept(turn, follower)
                 self._answer_repeats(turn, follower, Result({**follower.answer, "state": "accepted"}))
-            return True
+            return frozenset()
         # The numbers are burnt. What was forwarded while the commit ran may still arrive: "unknown".
         for stored in batch.stored:
             row = stored.row
@@ -265,10 +282,9 @@ class Acceptor:
             self._outbox.burn(stored.draft, row.service or "")
         failure = MeshdError(error, f"The messages could not be stored: {reason}.")
         for follower in batch.followers:
-            self._followers.drop(follower)
-            turn.answer(follower.request, Failure(failure))
+            self._followers.fail(turn, follower, failure)
             self._answer_repeats(turn, follower, Failure(failure))
-        return True
+        return batch.flows
 
     def _answer_repeats(self, turn: Turn, follower: Follower, reply: Result | Failure) -> None:
         request = follower.request

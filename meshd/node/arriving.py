@@ -5,7 +5,7 @@ from collections import defaultdict
 import attrs
 
 from meshd.delivery.arrivals import FlowArrivals, Held, Release, Verdict
-from meshd.delivery.outbox import decode_floor, flow_key, parse_flow_key
+from meshd.delivery.outbox import Draft, decode_floor, flow_key, parse_flow_key
 from meshd.delivery.queue import Waiting
 from meshd.delivery.receipts import RECEIPT_LABEL, Receipt, encode_receipt
 from meshd.delivery.sessions import IncomingSessions
@@ -87,6 +87,11 @@ class Arriving:
             if row.prev is not None:
                 flow = self._flow(row.source, row.priority)
                 flow.restore_held(Held(row.row, row.service, row.number, row.prev, _hold_until(row)))
+
+    def start_epoch(self, epoch: Epoch) -> None:
+        """This device lives in a higher epoch now: its receipts are newer than all that it ever sent."""
+        self._epoch = epoch
+        self._dirty |= self._flows.keys()
 
     def _flow(self, source: NodeId, priority: Priority) -> FlowArrivals:
         return self._flows.setdefault((source, priority), FlowArrivals(priority))
@@ -172,6 +177,7 @@ class Arriving:
         if refusal is not None:
             self._dirty.add((arrival.source, flow.priority))
             flow.refuse(head.number, refusal)
+            self._release_held(turn, flow)
             return
         self.accept(turn, head, content, arrival.frame.age_ms)
 
@@ -181,7 +187,7 @@ class Arriving:
         flow = self._flow(source, priority)
         self._dirty.add((source, priority))
         row = self._row(turn, head, content, age_ms)
-        self._usage[source] += len(content.messages)
+        self._usage[source] += row.size_bytes
         turn.journal.append(JournalEntry(row.ref, turn.now_ms, "arrived", None, content.service))
         release = flow.take(row.row, content.service, head.number, content.prev, content.floor, _hold_until(row))
         if release is None:
@@ -259,8 +265,16 @@ class Arriving:
             turn.log("warning", "bundle not authentic", source=source, reason=error.reason)
             return
         self._last_ephemeral[source, head.flow.priority] = head.number
+        self._pass_through(turn, head, content, arrival.frame.age_ms)
+
+    def take_own_ephemeral(self, turn: Turn, draft: Draft, lifetime_ms: int) -> None:
+        """An ephemeral bundle from this device to itself."""
+        head = Head(draft.flow, draft.number, b"", 0, lifetime_ms, len(draft.plaintext))
+        self._pass_through(turn, head, unpack_content(draft.plaintext), 0)
+
+    def _pass_through(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
         offset = self._mailboxes.next_offset(content.service, head.flow.priority, turn.now)
-        row = attrs.evolve(self._row(turn, head, content, arrival.frame.age_ms), first_offset=offset)
+        row = attrs.evolve(self._row(turn, head, content, age_ms), first_offset=offset)
         self._mailboxes.pass_through(turn, content.service, Batch(entry_of(row), content.messages))
 
     # --- sessions and floors
@@ -279,7 +293,7 @@ class Arriving:
         try:
             accepted = accept_offer(self._membership.identity, public_key, offer, self._membership.prekeys)
         except UnknownPrekey as unknown:
-            self._ask_for_offer(turn, link, source, unknown.args[0])
+            self._ask_for_offer(turn, link, source, unknown.session)
             return
         if self._sessions.find(source, accepted.id) is None:
             self._sessions.add(source, DestinationSession(accepted.id, accepted.root), turn.now_ms, stored=False)

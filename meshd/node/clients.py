@@ -216,11 +216,13 @@ class Clients:
         request, follower = read.request, read.follower
         if follower is not None and not follower.pending:
             return  # answered meanwhile
-        if record is None or read.index >= max(record.messages, 1):
-            if follower is not None:
-                self._parts.followers.drop(follower)
+        # Of what came from elsewhere the journal alone knows, and not how many messages it was.
+        if record is None or (record.state is not None and read.index >= record.messages):
             error = MeshdError("E_UNKNOWN_MESSAGE", "This device has no record of the message.")
-            turn.answer(request, Failure(error))
+            if follower is not None:
+                self._parts.followers.fail(turn, follower, error)
+            else:
+                turn.answer(request, Failure(error))
         elif follower is not None:
             self._parts.followers.reach(turn, read.ref, self._stage_on_disk(record), record.reason)
         else:

@@ -37,6 +37,7 @@ class Follower:
     answer: dict[str, object]
     accepted: bool
     pending: set[BundleRef]
+    answered: bool = False
 
 
 class Followers:
@@ -70,7 +71,7 @@ class Followers:
                 detail = message if reason is None else f"{message}: {reason}."
                 self._drop(follower, besides=ref)
                 follower.pending.clear()
-                turn.answer(follower.request, Failure(MeshdError(code, detail)))
+                self._answer(turn, follower, Failure(MeshdError(code, detail)))
             elif stage >= follower.stage:
                 follower.pending.discard(ref)
                 self._answer_if_done(turn, follower)
@@ -81,9 +82,10 @@ class Followers:
         else:
             self._by_ref.pop(ref, None)
 
-    def drop(self, follower: Follower) -> None:
-        """Forget one follower: it was answered in another way."""
+    def fail(self, turn: Turn, follower: Follower, error: MeshdError) -> None:
+        """Forget one follower: what it waits for can't be."""
         self._drop(follower, besides=None)
+        self._answer(turn, follower, Failure(error))
 
     def drop_port(self, port: Port, request_id: int | None = None) -> None:
         """The client is gone, or gave up on one request."""
@@ -105,4 +107,10 @@ class Followers:
 
     def _answer_if_done(self, turn: Turn, follower: Follower) -> None:
         if follower.accepted and not follower.pending:
-            turn.answer(follower.request, Result(follower.answer))
+            self._answer(turn, follower, Result(follower.answer))
+
+    def _answer(self, turn: Turn, follower: Follower, reply: Result | Failure) -> None:
+        # A destination may refuse a bundle before our own commit of it has ended.
+        if not follower.answered:
+            follower.answered = True
+            turn.answer(follower.request, reply)

@@ -57,6 +57,8 @@ class Mailboxes:
         self._finished: list[tuple[Entry, str | None]] = []
         self._next_expiry_ms: int | None = 0
         self._expiry_ticket: int | None = None
+        self._consumed_meanwhile: set[int] = set()
+        """Rows that were consumed while the read for expired ones was under way."""
         self.names: dict[NodeId, str] = {}
         """Device names, for what readers see; kept by the node."""
 
@@ -190,8 +192,9 @@ class Mailboxes:
         """The answer to :meth:`poll`'s question for rows whose lifetime is over."""
         self._expiry_ticket = None
         self._next_expiry_ms = turn.now_ms if len(rows) == _EXPIRE_ROWS else next_expiry_ms
+        consumed, self._consumed_meanwhile = self._consumed_meanwhile, set()
         for row in rows:
-            if row.first_offset is None:
+            if row.first_offset is None or row.row in consumed:
                 continue  # held: its turn comes first
             mailbox = self.mailbox(row.service, turn.now)
             turn.ops.append(DeleteInbox((row.row,)))
@@ -224,8 +227,11 @@ class Mailboxes:
                 case Deliver():
                     self._deliver(turn, effect)
                 case Consumed():
-                    turn.ops.append(DeleteInbox(tuple(entry.row for entry in effect.entries)))
+                    rows = tuple(entry.row for entry in effect.entries)
+                    turn.ops.append(DeleteInbox(rows))
                     self._finished += [(entry, None) for entry in effect.entries]
+                    if self._expiry_ticket is not None:
+                        self._consumed_meanwhile.update(rows)
                 case StoreCursor():
                     turn.ops.append(PutFact(FACT_KIND, fact_key(mailbox.service, effect.consumer), effect.state))
                 case LoadBatches():
@@ -293,7 +299,7 @@ def entry_of(row: InboxRow) -> Entry:
         ref=row.ref,
         source=row.source,
         number=row.number,
-        size_bytes=len(row.messages),
+        size_bytes=row.size_bytes,
         age_ms=row.age_ms,
         arrived_ms=row.arrived_ms,
         late=row.late,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 import attrs
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from meshd.delivery.outbox import Recipient
 from meshd.errors import MeshdError, RemoteProtocolError
@@ -23,6 +24,7 @@ from meshd.wire.frames import Cards, CardVersions, Frame, RosterHeads, Statement
 
 _BYTES_PER_FRAME = 48 * 1024
 _ONLY = b""
+_TRIAL_KEY = X25519PrivateKey.from_private_bytes(b"meshd/trial key, not a secret /1")
 _LIVES_REMEMBERED = 4
 """Epochs of a peer, in the order of its handshakes, to notice a copied disk by."""
 
@@ -264,6 +266,10 @@ class Membership:
         known = self._cards.get(node)
         if known is not None and known.card.version >= card.version:
             return False
+        if not all(is_usable_prekey(public_bytes) for _, public_bytes in card.prekeys):
+            # Its maker's fault, not that of whoever passed it on; mail for it goes on waiting.
+            turn.log("warning", "card with an unusable prekey", source=node)
+            return False
         self._cards[node] = _KnownCard(card, data)
         turn.lazy_ops.append(PutFact("card", node, data))
         self.news.add(node)
@@ -286,6 +292,15 @@ class Membership:
         """Raises RemoteProtocolError when the device is not in the mesh now."""
         if self.public_key(node) is None:
             raise RemoteProtocolError("P_NOT_MEMBER", "not in the mesh")
+
+
+def is_usable_prekey(public_bytes: bytes) -> bool:
+    """Whether something can be sealed to an X25519 public key: not to a point of low order (RFC 7748, section 6.1)."""
+    try:
+        _TRIAL_KEY.exchange(X25519PublicKey.from_public_bytes(public_bytes))
+    except ValueError:
+        return False
+    return True
 
 
 def _chunks(items: Iterable[bytes]) -> Iterable[tuple[bytes, ...]]:

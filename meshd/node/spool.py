@@ -1,7 +1,5 @@
 """The spool: what waits for other devices, sent when there is a path, finished by receipts or expiry."""
 
-from collections import deque
-
 import attrs
 
 from meshd.delivery.outbox import Outbox, Recipient, flow_key, parse_flow_key
@@ -58,12 +56,15 @@ class Spool:
         self._followers = followers
         self._tickets = tickets
         self.queues: dict[NodeId, dict[Priority, SpoolQueue]] = {}
-        self._unconsumed: dict[tuple[NodeId, Priority], deque[tuple[Number, BundleRef]]] = {}
+        self._unconsumed: dict[tuple[NodeId, Priority], dict[Epoch, dict[int, BundleRef]]] = {}
+        """Delivered bundles whose consumption somebody may want to hear of."""
         self._loads: dict[int, _Load] = {}
         self._dirty: set[NodeId] = set()
         self._given_up: set[NodeId] = set()
         self._next_expiry_ms: int | None = 0
         self._expiry_ticket: int | None = None
+        self._finished_meanwhile: set[int] = set()
+        """Rows that were finished while the read for expired ones was under way."""
 
     @property
     def size_bytes(self) -> int:
@@ -147,6 +148,7 @@ class Spool:
 
     def _refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
         queue.finish(waiting)
+        self._note_finished(waiting.row)
         turn.lazy_ops.append(FinishSpool((waiting.row,), "refused", code, turn.now_ms + TRACE_KEPT_MS))
         self._end(turn, waiting.ref, Stage.REFUSED, code)
 
@@ -187,6 +189,7 @@ class Spool:
         """A read came back. Rows that were stored unsealed are sealed now."""
         load = self._loads.pop(ticket)
         complete = not rows or (len(rows) < _LOAD_ROWS and sum(len(row.body) for row in rows) < _LOAD_BYTES)
+        rows = [row for row in rows if row.expires_ms > turn.now_ms]  # the others' end is on its way
         if load.queue.destination not in (self._me, *self._given_up):
             if recipient is None:  # linked, but its card has not come yet: touched again when it does
                 unsealed = next((index for index, row in enumerate(rows) if row.head is None), len(rows))
@@ -220,24 +223,28 @@ class Spool:
         if queue.receipt is not None and receipt.order <= queue.receipt.order:
             return
         turn.lazy_ops.append(PutFact("receipt", flow_key(destination, receipt.priority), encode_receipt(receipt)))
-        self._finish_all(turn, queue, queue.arrived(receipt, turn.now))
-        self._consumed(turn, destination, receipt)
+        before = queue.receipt
+        done = queue.arrived(receipt, turn.now)
+        self._consumed(turn, destination, receipt, before)
+        self._finish_all(turn, queue, done)
         self.touch(destination)
 
     def _finish_all(self, turn: Turn, queue: SpoolQueue, done: list[Waiting]) -> None:
         if not done or queue.receipt is None:
             return
         delivered: list[int] = []
-        unconsumed = self._unconsumed.setdefault((queue.destination, queue.priority), deque())
         for waiting in done:
+            self._note_finished(waiting.row)
             code = queue.receipt.refusal_of(waiting.number)
             if waiting.head:
                 self._sessions.confirm(decode_head(waiting.head).session)
             if code is None:
                 delivered.append(waiting.row)
-                if len(unconsumed) < _UNCONSUMED_ROWS or waiting.ref in self._followers:
-                    unconsumed.append((waiting.number, waiting.ref))
                 self._end(turn, waiting.ref, Stage.DELIVERED, None)
+                if queue.receipt.is_consumed(waiting.number):
+                    self._end(turn, waiting.ref, Stage.CONSUMED, None)
+                else:
+                    self._watch(queue, waiting)
             else:
                 turn.lazy_ops.append(FinishSpool((waiting.row,), "refused", code, turn.now_ms + TRACE_KEPT_MS))
                 self._end(turn, waiting.ref, Stage.REFUSED, code)
@@ -245,26 +252,34 @@ class Spool:
             kept_until = turn.now_ms + TRACE_KEPT_MS
             turn.lazy_ops.append(FinishSpool(tuple(delivered), "delivered", None, kept_until))
 
+    def _note_finished(self, row: int) -> None:
+        if self._expiry_ticket is not None:
+            self._finished_meanwhile.add(row)
+
+    def _watch(self, queue: SpoolQueue, waiting: Waiting) -> None:
+        epochs = self._unconsumed.setdefault((queue.destination, queue.priority), {})
+        watched = epochs.setdefault(waiting.number.epoch, {})
+        if len(watched) < _UNCONSUMED_ROWS or waiting.ref in self._followers:
+            watched[waiting.number.sequence] = waiting.ref
+
     def _end(self, turn: Turn, ref: BundleRef, stage: Stage, reason: str | None) -> None:
         turn.journal.append(JournalEntry(ref, turn.now_ms, stage.name.lower(), reason))
         self._followers.reach(turn, ref, stage, reason)
 
-    def _consumed(self, turn: Turn, destination: NodeId, receipt: Receipt) -> None:
-        unconsumed = self._unconsumed.get((destination, receipt.priority))
-        if not unconsumed:
-            return
-        highest = receipt.highest()
-        kept: list[tuple[Number, BundleRef]] = []
-        while unconsumed and highest is not None and unconsumed[0][0] <= highest:
-            number, ref = unconsumed.popleft()
-            if receipt.is_consumed(number):
-                reason = receipt.refusal_of(number)
-                self._end(turn, ref, Stage.CONSUMED if reason is None else Stage.EXPIRED, reason)
-            else:
-                kept.append((number, ref))
-                if len(kept) > 64:  # a slow service before a quick one: look again at the next receipt
-                    break
-        unconsumed.extendleft(reversed(kept))
+    def _consumed(self, turn: Turn, destination: NodeId, receipt: Receipt, before: Receipt | None) -> None:
+        epochs = self._unconsumed.get((destination, receipt.priority), {})
+        for epoch, watched in list(epochs.items()):
+            for first, last in receipt.newly_consumed(epoch, before):
+                span = range(first, last + 1)
+                for sequence in (
+                    [number for number in watched if number in span] if last - first > len(watched) else span
+                ):
+                    ref = watched.pop(sequence, None)
+                    if ref is not None:
+                        reason = receipt.refusal_of(Number(epoch, sequence))
+                        self._end(turn, ref, Stage.CONSUMED if reason is None else Stage.EXPIRED, reason)
+            if not watched:
+                del epochs[epoch]
 
     def is_consumed(self, record: TraceRecord) -> bool:
         """Whether the destination's last receipt says that its apps are done with a delivered bundle."""
@@ -317,12 +332,16 @@ class Spool:
         self._expiry_ticket = None
         self._next_expiry_ms = turn.now_ms if len(rows) == _EXPIRE_ROWS else next_expiry_ms
         flows: set[tuple[NodeId, Priority]] = set()
+        finished, self._finished_meanwhile = self._finished_meanwhile, set()
+        numbers = tuple(row.row for row in rows if row.row not in finished)
         for row in rows:
+            if row.row in finished:
+                continue
             self.queue(row.destination, row.priority).finish_row(row.row, row.messages, row.size_bytes)
             flows.add((row.destination, row.priority))
+            self.touch(row.destination)
             self._end(turn, row.ref, Stage.EXPIRED, "lifetime")
-        if rows:
-            numbers = tuple(row.row for row in rows)
+        if numbers:
             turn.lazy_ops.append(FinishSpool(numbers, "expired", "lifetime", turn.now_ms + TRACE_KEPT_MS))
         return flows
 

@@ -50,6 +50,9 @@ from meshd.wire import codec
 from meshd.wire.frames import plain_epoch
 
 PURGE_INTERVAL_S = 600.0
+MAX_LIVES_LOST = 1 << 16
+"""Starts by which an old copy of the disk may be behind. A peer that claims more would wear out the counter."""
+
 SESSION_KEPT_MS = 7 * 24 * 3600 * 1000
 """Beyond the longest lifetime: for bundles that aged slowly on devices that were off."""
 
@@ -101,7 +104,7 @@ class Node:
         me = identity.node_id
         self._me = me
         self.identity = identity
-        self.epoch = epoch
+        self.epoch = self._highest_epoch = epoch
         self._rng = rng
         self._started = now
         self._tickets = Tickets()
@@ -232,6 +235,8 @@ class Node:
             self._members_changed(turn)
         if not self._is_changing_epoch:
             self._acceptor.pack(turn, self.membership, self.peers)
+        for draft, lifetime_ms in self._acceptor.take_own_ephemeral():
+            self._arriving.take_own_ephemeral(turn, draft, lifetime_ms)
         for waiting, priority in self.spool.plan_local(turn):
             self._arriving.take_local(turn, waiting, priority)
         self.spool.plan(turn, self.peers)
@@ -312,11 +317,13 @@ class Node:
             if event.chain:
                 self.membership.learn(turn, event.chain, self.peers, None)
             self.membership.check_peer(event.peer)
+            if event.seen is not None and event.seen.counter > self.epoch.counter + MAX_LIVES_LOST:
+                raise RemoteProtocolError("P_MALFORMED", f"it claims to know start {event.seen.counter} of this device")
         except RemoteProtocolError as error:
             turn.emit(CloseLink(event.link, error.code, error.reason))
             return
         self.membership.saw_epoch(turn, event.peer, event.epoch)
-        if event.seen is not None and event.seen > self.epoch:
+        if event.seen is not None and event.seen > self._highest_epoch:
             self._raise_epoch(turn, event.seen)
         before = self.peers.link_to(event.peer)
         link = self.peers.up(turn, event)
@@ -358,6 +365,7 @@ class Node:
         turn.log("warning", "this device's state is older than its peers remember", seen=seen.counter)
         self._is_changing_epoch = True
         epoch = Epoch(seen.counter + 1, self._rng.randbytes(8))
+        self._highest_epoch = epoch
         turn.ops.append(PutFact("epoch", b"", codec.encode(plain_epoch(epoch))))
         turn.when_durable.append(EpochStored(epoch))
 
@@ -365,7 +373,9 @@ class Node:
 
     def _committed(self, turn: Turn, event: Committed) -> None:
         for ticket in event.tickets:
-            if self._acceptor.committed(turn, ticket, event.error, event.reason):
+            burnt = self._acceptor.committed(turn, ticket, event.error, event.reason)
+            if burnt is not None:
+                self._exchange.owe_floors(burnt)
                 self.spool.touch(self._me)
                 continue
             waiting = self._tickets.committed(ticket)
@@ -384,7 +394,8 @@ class Node:
             case EpochStored():
                 self.epoch = effect.epoch
                 self._outbox.start_epoch(effect.epoch)
-                self._is_changing_epoch = False
+                self._arriving.start_epoch(effect.epoch)
+                self._is_changing_epoch = effect.epoch != self._highest_epoch
             case _:
                 turn.emit(effect)
 

@@ -94,6 +94,7 @@ class InboxRow:
         prev: the number it waits for, kept while held.
         missing: encoded note about mail that will not come, right before this bundle, or None.
         messages: encoded CBOR list of ``count`` messages.
+        size_bytes: their length, also where a row is kept without them.
     """
 
     row: int
@@ -111,6 +112,11 @@ class InboxRow:
     arrived_ms: int
     expires_ms: int
     messages: bytes
+    size_bytes: int = attrs.field(eq=False)
+
+    @size_bytes.default
+    def _length(self) -> int:
+        return len(self.messages)
 
 
 @attrs.frozen
