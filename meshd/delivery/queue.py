@@ -6,6 +6,7 @@ when there is a path. Every disturbance (link lost, receipt overdue, hop busy) h
 has is known from its receipt and skipped.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterable
 
@@ -41,14 +42,18 @@ class Waiting:
 
 
 class SpoolQueue:
-    """One destination, one priority. The node owns it; nothing here does I/O.
+    """One destination, one priority, our own mail or others'. The node owns it; nothing here does I/O.
+
+    Our own bundles wait for the destination's receipt and stay within its credit; others' wait for the
+    next hop's ack, which takes them over.
 
     ``rows``, ``messages`` and ``size_bytes`` count everything that waits, in memory or not.
     """
 
-    def __init__(self, destination: NodeId, priority: Priority) -> None:
+    def __init__(self, destination: NodeId, priority: Priority, *, own: bool = True) -> None:
         self.destination = destination
         self.priority = priority
+        self.own = own
         self.rows = 0
         self.messages = 0
         self.size_bytes = 0
@@ -75,7 +80,9 @@ class SpoolQueue:
 
     @property
     def credit_bytes(self) -> int:
-        """How much may be under way."""
+        """How much may be under way; what is passed on for others is bounded by the links' windows alone."""
+        if not self.own:
+            return sys.maxsize
         return FIRST_CREDIT_BYTES if self.receipt is None else self.receipt.credit_bytes
 
     def count(self, rows: int, messages: int, size_bytes: int, accepted_ms: int) -> None:
@@ -226,6 +233,12 @@ class SpoolQueue:
         self._window_bytes = 0
         self._loaded_to = 0
         self.on_disk = self.rows > 0
+
+    def unsend(self, rows: Iterable[int]) -> None:
+        """These rows were sent on a path that is gone, and no hop has taken them over: they are ready again."""
+        again = [self.in_flight.pop(row) for row in rows if row in self.in_flight]
+        self.in_flight_bytes -= sum(waiting.size_bytes for waiting in again)
+        self.ready.extendleft(reversed(again))
 
     def retry_at(self) -> float | None:
         """When the oldest row in flight, or a row held back by credit, is due again (monotonic seconds)."""

@@ -11,9 +11,10 @@ from meshd.ids import BundleRef, NodeId, Priority, format_message_id
 from meshd.node.effects import Commit, SendBundle
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.membership import Membership
-from meshd.node.peers import Peers
+from meshd.node.outcomes import TRACE_KEPT_MS
+from meshd.node.peers import NO_ROW, Peers, Unacked
 from meshd.node.requests import Failure, Result, Submit
-from meshd.node.spool import TRACE_KEPT_MS, Spool, session_fact
+from meshd.node.spool import Spool, session_fact
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, Snapshot, SpoolRow
 from meshd.wire.bundle import MAX_MESSAGE_BYTES
@@ -91,11 +92,9 @@ class Acceptor:
         self._keys: dict[tuple[str, str], list[Submit]] = {}
         """Idempotency keys being accepted, and the repeats that wait for the answer."""
         self._own_ephemeral: list[tuple[Draft, int]] = []
-        self._next_row = 1
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on after the last life's rows and predecessors."""
-        self._next_row = snapshot.next_spool_row
+        """Go on after the last life's predecessors."""
         for key, value in snapshot.facts.get("last", {}).items():
             self._outbox.restore_last(*parse_flow_key(key), value)
 
@@ -152,7 +151,7 @@ class Acceptor:
             if pack.key.ephemeral:
                 self._send_ephemeral(turn, pack, recipient, peers)
             else:
-                keep = peers.link_to(pack.key.destination) is not None
+                keep = peers.toward(pack.key.destination) is not None
                 self._store(turn, batch, pack, recipient, keep=keep)
         self._follow(turn, batch)
         if batch.stored:
@@ -181,9 +180,8 @@ class Acceptor:
 
     def _row(self, turn: Turn, pack: Pack, draft: Draft, sealed: Sealed | None) -> SpoolRow:
         body = draft.plaintext if sealed is None else sealed.body
-        self._next_row += 1
         return SpoolRow(
-            row=self._next_row - 1,
+            row=self._spool.take_row(),
             ref=draft.ref,
             bundle=None if sealed is None else sealed.bundle,
             source=self._me,
@@ -213,7 +211,7 @@ class Acceptor:
             self._own_ephemeral.append((self._outbox.draft(pack, None), pack.key.lifetime_ms))
             self._note(shares, self._own_ephemeral[-1][0].ref)
             return
-        link = peers.link_to(pack.key.destination)
+        link = peers.toward(pack.key.destination)
         if link is None or recipient is None or not link.has_room:
             code = "E_BUSY" if link is not None and recipient is not None else "E_UNREACHABLE"
             error = MeshdError(code, "An ephemeral message needs a path that is free at this moment.")
@@ -227,9 +225,10 @@ class Acceptor:
             turn.lazy_ops.append(session_fact(recipient.node, sealed.session, sealed.new_session.export(), turn))
         offer = self._spool.offer_once(link, sealed.session)
         if offer is not None:
-            turn.send(link.number, Routed(self._me, recipient.node, 0, Kind.OFFER, offer))
-        link.sent(sealed.bundle, len(sealed.body), pack.key.priority)
-        turn.emit(SendBundle(link.number, BundleFrame(MAX_HOPS, 0, 0, sealed.head, sealed.body, len(sealed.body))))
+            turn.send(link.number, Routed(self._me, recipient.node, MAX_HOPS, Kind.OFFER, offer))
+        unacked = Unacked(recipient.node, pack.key.priority, True, NO_ROW, len(sealed.body))
+        link.sent(sealed.bundle, unacked)
+        turn.emit(SendBundle(link.number, BundleFrame(MAX_HOPS - 1, 0, 0, sealed.head, sealed.body, len(sealed.body))))
         self._note(shares, draft.ref)
 
     def _note(self, shares: Iterable[Share], ref: BundleRef) -> None:

@@ -16,6 +16,7 @@ from meshd.node.accepting import Limits
 from meshd.node.effects import LocalReceipt, SendControl
 from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.membership import Membership
+from meshd.node.passing import Passing
 from meshd.node.peers import Link, Peers
 from meshd.node.turn import Turn
 from meshd.store.ops import DeleteFact, InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
@@ -29,7 +30,7 @@ from meshd.trust.seal import (
 )
 from meshd.wire import codec
 from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content
-from meshd.wire.frames import BundleFrame, Busy, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, BundleFrame, Busy, Kind, Refused, Routed
 
 RETRY_AFTER_MS = 5_000
 _HOLD_SHARE = 0.75
@@ -53,11 +54,14 @@ class _Arrival:
 class Arriving:
     """The destination's side of delivery."""
 
-    def __init__(self, me: NodeId, epoch: Epoch, membership: Membership, mailboxes: Mailboxes, limits: Limits) -> None:
+    def __init__(
+        self, me: NodeId, epoch: Epoch, membership: Membership, mailboxes: Mailboxes, passing: Passing, limits: Limits
+    ) -> None:
         self._me = me
         self._epoch = epoch
         self._membership = membership
         self._mailboxes = mailboxes
+        self._passing = passing
         self._limits = limits
         self._quota_bytes = limits.quota_bytes
         self._sessions = IncomingSessions()
@@ -98,16 +102,16 @@ class Arriving:
 
     # --- bundles
 
-    def receive(self, turn: Turn, link: Link, frame: BundleFrame) -> None:
+    def receive(self, turn: Turn, link: Link, frame: BundleFrame, peers: Peers) -> None:
         """A bundle came over a link. Raises RemoteProtocolError when the neighbour is at fault."""
         head = decode_head(frame.head)
         if head.size != len(frame.body) or frame.total != len(frame.body):
             raise RemoteProtocolError("P_BUNDLE", "the body is not of the size that its head names")
         arrival = _Arrival(link, frame, head, bundle_id(frame.head, frame.body))
-        if head.flow.destination != self._me:
-            turn.turned_away[link.number].append(Refused(arrival.id, "no-route"))
-        elif self._membership.public_key(arrival.source) is None:
+        if self._membership.public_key(arrival.source) is None:
             turn.turned_away[link.number].append(Refused(arrival.id, "unknown-source"))
+        elif head.flow.destination != self._me:
+            self._passing.receive(turn, link, frame, head, arrival.id, peers)
         elif head.flow.ephemeral:
             self._take_ephemeral(turn, arrival)
         else:
@@ -139,7 +143,7 @@ class Arriving:
         body = sign_stale_epoch(
             self._membership.identity, arrival.source, flow.priority, ephemeral=False, known=flow.floor.epoch
         )
-        turn.send(arrival.link.number, Routed(self._me, arrival.source, 0, Kind.STALE_EPOCH, body))
+        turn.send(arrival.link.number, Routed(self._me, arrival.source, MAX_HOPS, Kind.STALE_EPOCH, body))
         turn.log("warning", "stale epoch", source=arrival.source, epoch=arrival.head.number.epoch.counter)
 
     def _open(self, turn: Turn, arrival: _Arrival) -> bytes | None:
@@ -283,7 +287,7 @@ class Arriving:
         card = self._membership.own_card
         if card is not None:
             body = sign_need_offer(self._membership.identity, source, session, card)
-            turn.send(link.number, Routed(self._me, source, 0, Kind.NEED_OFFER, body))
+            turn.send(link.number, Routed(self._me, source, MAX_HOPS, Kind.NEED_OFFER, body))
 
     def offered(self, turn: Turn, link: Link, source: NodeId, offer: bytes, peers: Peers) -> None:
         """A session offer came; open what waited for it. Raises RemoteProtocolError."""
@@ -300,7 +304,7 @@ class Arriving:
         for number, frame in self._sessions.take_held(source, accepted.id):
             came_over = peers.link(number)
             if came_over is not None:  # else it is sent again over another link
-                self.receive(turn, came_over, frame)
+                self.receive(turn, came_over, frame, peers)
 
     def forget_sessions(self, turn: Turn, before_ms: int) -> None:
         """Sessions made before then are of no more use."""
@@ -349,7 +353,7 @@ class Arriving:
             if source == self._me:
                 turn.when_durable.append(LocalReceipt(receipt))
                 continue
-            link = peers.link_to(source)
+            link = peers.toward(source)
             if link is not None:
                 turn.when_durable.append(self._routed(link, source, receipt))
         self._dirty.clear()
@@ -362,7 +366,7 @@ class Arriving:
         body = encode_receipt(receipt)
         if link.peer != source:  # passed on by others, it must speak for itself
             body = sign_blob(self._membership.identity, RECEIPT_LABEL, source + body)
-        return SendControl(link.number, Routed(self._me, source, 0, Kind.RECEIPT, body))
+        return SendControl(link.number, Routed(self._me, source, MAX_HOPS, Kind.RECEIPT, body))
 
 
 def _hold_until(row: InboxRow) -> int:

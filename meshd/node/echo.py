@@ -49,7 +49,7 @@ class Echoes:
             count = request.count
             turn.answer(request, Result({"sent": count, "received": count, "rtt_ms": rtt, "path": names}))
             return
-        if peers.link_to(destination) is None:
+        if peers.toward(destination) is None:
             raise MeshdError("E_UNREACHABLE", "There is no path to the device now.")
         run = _Run(request, destination)
         self._runs.append(run)
@@ -60,7 +60,7 @@ class Echoes:
         run.token = next(self._tokens)
         run.sent_at = turn.now
         run.due = turn.now + min(ANSWER_WITHIN_S, run.request.timeout_s)
-        link = peers.link_to(run.destination)
+        link = peers.toward(run.destination)
         if link is not None:
             frame = Echo(self._me, run.destination, MAX_HOPS, run.token, answer=False, path=(self._me,))
             turn.emit(SendControl(link.number, frame))
@@ -68,7 +68,7 @@ class Echoes:
     def received(self, turn: Turn, frame: Echo, peers: Peers) -> None:
         """An echo came for this device: turn it round, or count it."""
         if not frame.answer:
-            link = peers.link_to(frame.source)
+            link = peers.toward(frame.source)
             if link is not None:
                 path = (*frame.path, self._me)[: MAX_HOPS + 1]
                 answer = Echo(self._me, frame.source, MAX_HOPS, frame.token, answer=True, path=path)
@@ -82,6 +82,13 @@ class Echoes:
                 run.due = turn.now + INTERVAL_S
                 self._finish_if_done(turn, run)
                 return
+
+    def pass_on(self, turn: Turn, frame: Echo, peers: Peers) -> None:
+        """An echo for another device: note that it came through here."""
+        link = peers.toward(frame.destination)
+        if link is not None and frame.hop_limit > 0 and len(frame.path) <= MAX_HOPS:
+            path = frame.path if frame.answer else (*frame.path, self._me)
+            turn.send(link.number, attrs.evolve(frame, hop_limit=frame.hop_limit - 1, path=path))
 
     def poll(self, turn: Turn, peers: Peers) -> None:
         """Send what is due; give up on what did not come back."""

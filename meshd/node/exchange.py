@@ -18,7 +18,7 @@ from meshd.node.peers import Link, Peers
 from meshd.node.spool import Spool
 from meshd.node.turn import Turn
 from meshd.trust.seal import open_blob, open_need_offer, open_stale_epoch, sign_blob
-from meshd.wire.frames import Ack, BundleFrame, Echo, Frame, Kind, ProbeRequest, ProbeResult, Routed
+from meshd.wire.frames import MAX_HOPS, Ack, BundleFrame, Echo, Frame, Kind, ProbeRequest, ProbeResult, Routed
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +51,7 @@ class Exchange:
         me = self.membership.me
         match frame:
             case BundleFrame():
-                self.arriving.receive(turn, link, frame)
+                self.arriving.receive(turn, link, frame, self.peers)
             case Ack():
                 self.spool.answered(turn, link, frame)
                 if frame.stored:
@@ -59,9 +59,13 @@ class Exchange:
             case Routed():
                 if frame.destination == me:
                     self._routed(turn, link, frame)
+                else:
+                    self._pass_on(turn, link, frame)
             case Echo():
                 if frame.destination == me:
                     self.echoes.received(turn, frame, self.peers)
+                else:
+                    self.echoes.pass_on(turn, frame, self.peers)
             case ProbeRequest():
                 target = self.peers.link_to(frame.target)
                 turn.send(link.number, ProbeResult(frame.target, alive=target is not None and not target.suspect))
@@ -69,6 +73,12 @@ class Exchange:
                 pass  # nobody asks yet: a link's own pings decide
             case _ if not self.membership.received(turn, link, frame, self.peers):
                 raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
+
+    def _pass_on(self, turn: Turn, link: Link, frame: Routed) -> None:
+        """A notice for another device. It is not stored: whoever misses it asks again."""
+        onward = self.peers.toward(frame.destination)
+        if onward is not None and onward is not link and frame.hop_limit > 0:
+            turn.send(onward.number, attrs.evolve(frame, hop_limit=frame.hop_limit - 1))
 
     # --- notices from the other end of a flow, maybe through others
 
@@ -98,8 +108,9 @@ class Exchange:
                 self._check_for_us(wanted.source)
                 self.membership.take_card(turn, wanted.card_data)
                 offer = self.sessions.rewrap(wanted.session, wanted.card)
-                if offer is not None:
-                    turn.send(link.number, Routed(self.membership.me, source, 0, Kind.OFFER, offer))
+                back = self.peers.toward(source)
+                if offer is not None and back is not None:
+                    turn.send(back.number, Routed(self.membership.me, source, MAX_HOPS, Kind.OFFER, offer))
             case Kind.STALE_EPOCH:
                 stale = open_stale_epoch(public_key, frame.body)
                 self._check_for_us(stale.source)
@@ -127,7 +138,7 @@ class Exchange:
     def send_floors(self, turn: Turn) -> None:
         """Tell destinations what will not come, once the disk has told us what still waits."""
         for destination, priority in list(self._floors_due):
-            link = self.peers.link_to(destination)
+            link = self.peers.toward(destination)
             floor = self.spool.floor(destination, priority)
             if link is None or floor is None:
                 continue
@@ -135,4 +146,4 @@ class Exchange:
             body = encode_floor(priority, floor)
             if link.peer != destination:
                 body = sign_blob(self.membership.identity, FLOOR_LABEL, destination + body)
-            turn.send(link.number, Routed(self.membership.me, destination, 0, Kind.FLOOR, body))
+            turn.send(link.number, Routed(self.membership.me, destination, MAX_HOPS, Kind.FLOOR, body))

@@ -15,6 +15,9 @@ from meshd.transport.base import Address
 WINDOW_BYTES = 4 * 1024 * 1024
 """Bundle bytes on a link that its peer has not acked; more wait in the spool."""
 
+NO_ROW = 0
+"""The row of what is not in the spool: ephemeral bundles, which are sent once."""
+
 _ADDRESSES_KEPT = 32
 _BROKEN = ("lost", "P_TIMEOUT")
 """How links end that nobody closed."""
@@ -22,9 +25,12 @@ _BROKEN = ("lost", "P_TIMEOUT")
 
 @attrs.frozen
 class Unacked:
-    """A bundle sent on a link, not acked by the hop."""
+    """A bundle sent on a link, not acked by the hop: where it belongs in the spool."""
 
+    destination: NodeId
     priority: Priority
+    own: bool
+    row: int
     size_bytes: int
 
 
@@ -40,6 +46,8 @@ class Link:
     unacked_bytes: int = 0
     offered: set[bytes] = attrs.field(factory=set)
     """Sessions whose offer went over this link."""
+    waiting: set[NodeId] = attrs.field(factory=set)
+    """Destinations with mail that the window held back."""
 
     @property
     def number(self) -> int:
@@ -61,11 +69,11 @@ class Link:
         """Whether another bundle may be sent before acks come."""
         return self.unacked_bytes < WINDOW_BYTES
 
-    def sent(self, bundle: BundleId, size_bytes: int, priority: Priority) -> None:
+    def sent(self, bundle: BundleId, unacked: Unacked) -> None:
         """A bundle was queued on the link."""
         before = self.unacked.get(bundle)
-        self.unacked_bytes += size_bytes - (before.size_bytes if before is not None else 0)
-        self.unacked[bundle] = Unacked(priority, size_bytes)
+        self.unacked_bytes += unacked.size_bytes - (before.size_bytes if before is not None else 0)
+        self.unacked[bundle] = unacked
 
     def acked(self, bundle: BundleId) -> Unacked | None:
         """The hop answered for a bundle; returns what it was, None when it was not expected."""
@@ -73,6 +81,12 @@ class Link:
         if unacked is not None:
             self.unacked_bytes -= unacked.size_bytes
         return unacked
+
+    def forget(self, destination: NodeId, priority: Priority, *, own: bool) -> None:
+        """What was sent of one queue is sent again: its acks are not waited for."""
+        for bundle, unacked in list(self.unacked.items()):
+            if (unacked.destination, unacked.priority, unacked.own) == (destination, priority, own):
+                self.acked(bundle)
 
     def forget_unacked(self) -> None:
         """What was sent is sent again: start the window anew."""
@@ -101,6 +115,8 @@ class Peers:
         self._me = me
         self._links: dict[int, Link] = {}
         self.known: dict[NodeId, Peer] = {}
+        self.next_hops: dict[NodeId, NodeId] = {}
+        """Where routes lead, by destination; kept by the node from its router."""
 
     def peer(self, node: NodeId) -> Peer:
         """The record of a device, made when first needed."""
@@ -116,6 +132,11 @@ class Peers:
         """The link in use to a device."""
         peer = self.known.get(node)
         return None if peer is None else peer.chosen
+
+    def toward(self, destination: NodeId) -> Link | None:
+        """The link on which something for a device leaves: to itself, or to the next hop of its route."""
+        hop = self.next_hops.get(destination, destination)
+        return self.link_to(hop) or self.link_to(destination)
 
     def links(self) -> Iterable[Link]:
         """The links in use."""

@@ -37,6 +37,8 @@ from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
 from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
+from meshd.node.outcomes import Outcomes
+from meshd.node.passing import Passing
 from meshd.node.peers import Link, Peers
 from meshd.node.requests import Request
 from meshd.node.spool import Spool
@@ -119,7 +121,8 @@ class Node:
         self._followers = Followers()
         self._sessions = OutgoingSessions(identity, rng)
         self._outbox = Outbox(me, epoch, self._sessions)
-        self.spool = Spool(me, self._outbox, self._sessions, self._followers, self._tickets)
+        outcomes = Outcomes(self._sessions, self._followers)
+        self.spool = Spool(me, self._outbox, self._sessions, outcomes, self._tickets)
         limits = Limits(
             quota_bytes=settings.quota_bytes,
             default_lifetime_ms=settings.default_lifetime_ms,
@@ -128,7 +131,8 @@ class Node:
         )
         self._acceptor = Acceptor(me, self._outbox, self.spool, self._followers, self._tickets, limits)
         self._mailboxes = Mailboxes(self._tickets, run=epoch.counter)
-        self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, limits)
+        passing = Passing(me, self.membership, self.spool, limits)
+        self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, passing, limits)
         self.admissions = Admissions(self.membership, self._tickets, rng)
         self._echoes = Echoes(me)
         views = Views(
@@ -351,14 +355,15 @@ class Node:
 
     def _path_changed(self, turn: Turn, peer: NodeId, before: Link | None) -> None:
         if before is not None and self.peers.link_to(peer) is not before:
-            before.forget_unacked()
-            self.spool.path_lost(peer)
+            self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
         self.spool.touch(peer)
 
     def _greet(self, turn: Turn, link: Link) -> None:
         self.membership.greet(turn, link)
         self._arriving.greet(turn, link)
-        self._exchange.owe_floors((link.peer, priority) for priority in self.spool.queues.get(link.peer, {}))
+        self._exchange.owe_floors(
+            (link.peer, queue.priority) for queue in self.spool.queues_for(link.peer) if queue.own
+        )
 
     def _raise_epoch(self, turn: Turn, seen: Epoch) -> None:
         """A peer knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""

@@ -109,23 +109,25 @@ class Views:
         """``meshctl queue``."""
         return [
             {
-                "destination": to_text(destination),
-                "name": self.membership.name_of(destination),
-                "priority": priority.name.lower(),
+                "destination": to_text(queue.destination),
+                "name": self.membership.name_of(queue.destination),
+                "priority": queue.priority.name.lower(),
                 "messages": queue.messages,
                 "bytes": queue.size_bytes,
                 "oldest_age_s": None if queue.oldest_ms is None else round((now_ms - queue.oldest_ms) / 1000, 3),
-                "reason": self._reason(destination, queue.pause_reason if queue.paused_until > now_ms / 1000 else None),
+                "reason": self._reason(
+                    queue.destination, queue.pause_reason if queue.paused_until > now_ms / 1000 else None
+                ),
+                "own": queue.own,
             }
-            for destination, queues in self.spool.queues.items()
-            for priority, queue in queues.items()
+            for queue in self.spool.queues()
             if queue.rows
         ]
 
     def _reason(self, destination: NodeId, paused: str | None) -> str:
         if self.membership.public_key(destination) is None:
             return "removed"
-        if destination != self.membership.me and self.peers.link_to(destination) is None:
+        if destination != self.membership.me and self.peers.toward(destination) is None:
             return "no-path"
         return paused or "awaiting-receipt"
 

@@ -215,7 +215,7 @@ Op: TypeAlias = (
 
 @attrs.frozen
 class ReadSpool:
-    """Waiting rows of one destination and priority with ``row > after``, in order.
+    """Waiting rows of one destination and priority with ``row > after``, in order: our own, or others'.
 
     Answer: ``list[SpoolRow]``, at most ``max_rows``, and stopping after ``max_bytes`` of bodies.
     """
@@ -225,6 +225,7 @@ class ReadSpool:
     after: int
     max_rows: int
     max_bytes: int
+    own: bool = True
 
 
 @attrs.frozen
@@ -287,6 +288,7 @@ class ExpiredRow:
     number: Number
     messages: int
     size_bytes: int
+    own: bool = True
 
 
 @attrs.frozen(kw_only=True)

@@ -159,8 +159,9 @@ def read(connection: apsw.Connection, ask: ReadSpool) -> list[SpoolRow]:
     """Answer ReadSpool; the row that reaches ``max_bytes`` is still part of it."""
     cursor = connection.execute(
         f"""SELECT {_COLUMNS} FROM spool
-            WHERE destination = ? AND priority = ? AND state = 0 AND row > ? ORDER BY row LIMIT ?""",
-        (ask.destination, int(ask.priority), ask.after, ask.max_rows),
+            WHERE destination = ? AND priority = ? AND (from_peer IS NULL) = ? AND state = 0 AND row > ?
+            ORDER BY row LIMIT ?""",
+        (ask.destination, int(ask.priority), ask.own, ask.after, ask.max_rows),
     )
     found: list[SpoolRow] = []
     size = 0
@@ -180,12 +181,13 @@ def read_expired(connection: apsw.Connection, ask: ReadExpired) -> tuple[list[Ex
     """Answer ReadExpired. The next expiry is that of the first waiting row not in the list, due or not."""
     found: list[ExpiredRow] = []
     cursor = connection.execute(
-        """SELECT due_ms, row, ref, source, destination, priority, number, messages, size_bytes FROM spool
+        """SELECT due_ms, row, ref, source, destination, priority, number, messages, size_bytes, from_peer IS NULL
+           FROM spool
            WHERE state = 0 ORDER BY due_ms LIMIT ?""",
         (ask.max_rows + 1,),
     )
     try:
-        for due_ms, row, ref, source, destination, priority, number, messages, size_bytes in cursor:
+        for due_ms, row, ref, source, destination, priority, number, messages, size_bytes, own in cursor:
             if due_ms > ask.now_ms or len(found) == ask.max_rows:
                 return found, due_ms
             found.append(
@@ -198,6 +200,7 @@ def read_expired(connection: apsw.Connection, ask: ReadExpired) -> tuple[list[Ex
                     number=rows.unpack_number(number),
                     messages=messages,
                     size_bytes=size_bytes,
+                    own=bool(own),
                 )
             )
     finally:

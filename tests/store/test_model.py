@@ -147,7 +147,9 @@ def agree(database: Database, model: Model) -> None:
             for _, row in sorted(model.spool.items())
             if (row.destination, row.priority) == (each.destination, each.priority)
         ]
-        assert database.read(ReadSpool(each.destination, each.priority, 0, 100, 10**6)) == waiting
+        of_a_kind = [row for row in waiting if (row.from_peer is None) == each.own]
+        ask = ReadSpool(each.destination, each.priority, 0, 100, 10**6, own=each.own)
+        assert database.read(ask) == of_a_kind
         assert each.oldest_accepted_ms == waiting[0].accepted_ms
 
     for service in SERVICES:

@@ -1,0 +1,46 @@
+"""Others' bundles that are here on their way: which they are, and who is to be charged for the room."""
+
+from collections.abc import Iterable
+
+from meshd.ids import BundleId, NodeId
+from meshd.store.ops import SpoolRow
+
+
+class Custody:
+    """Counts; the bundles themselves wait in the spool's queues.
+
+    What was taken over before a restart is charged to nobody.
+    """
+
+    def __init__(self) -> None:
+        self._in_memory: set[BundleId] = set()
+        self._charged: dict[int, tuple[NodeId, int]] = {}
+        self._charges: dict[NodeId, int] = {}
+
+    def __contains__(self, bundle: BundleId) -> bool:
+        """Whether the bundle is known to be here; one that is on disk only may be taken twice, and no harm done."""
+        return bundle in self._in_memory
+
+    def charge_of(self, neighbour: NodeId) -> int:
+        """Bytes that a neighbour has handed over and that are still here."""
+        return self._charges.get(neighbour, 0)
+
+    def take(self, neighbour: NodeId, row: SpoolRow) -> None:
+        """A neighbour handed a bundle over."""
+        self._charged[row.row] = (neighbour, row.size_bytes)
+        self._charges[neighbour] = self.charge_of(neighbour) + row.size_bytes
+
+    def remember(self, bundles: Iterable[BundleId]) -> None:
+        """These are in memory now."""
+        self._in_memory.update(bundles)
+
+    def forget(self, bundles: Iterable[BundleId]) -> None:
+        """These are on disk only, or gone."""
+        self._in_memory.difference_update(bundles)
+
+    def end(self, row: int) -> None:
+        """The bundle of this row left, or expired."""
+        charged = self._charged.pop(row, None)
+        if charged is not None:
+            neighbour, size_bytes = charged
+            self._charges[neighbour] -= size_bytes

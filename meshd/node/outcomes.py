@@ -1,0 +1,95 @@
+"""How our own bundles end: delivered and consumed by receipts, expired, or refused."""
+
+from collections.abc import Sequence
+
+from meshd.delivery.queue import SpoolQueue, Waiting
+from meshd.delivery.receipts import Receipt
+from meshd.delivery.sessions import OutgoingSessions
+from meshd.ids import BundleRef, Epoch, NodeId, Number, Priority
+from meshd.node.followers import Followers, Stage
+from meshd.node.turn import Turn
+from meshd.store.ops import ExpiredRow, FinishSpool, JournalEntry
+from meshd.wire.bundle import decode_head
+
+TRACE_KEPT_MS = 7 * 24 * 3600 * 1000
+_UNCONSUMED_ROWS = 16_384
+
+
+class Outcomes:
+    """Writes ends down, and tells who waits for them."""
+
+    def __init__(self, sessions: OutgoingSessions, followers: Followers) -> None:
+        self._sessions = sessions
+        self._followers = followers
+        self._unconsumed: dict[tuple[NodeId, Priority], dict[Epoch, dict[int, BundleRef]]] = {}
+        """Delivered bundles whose consumption somebody may want to hear of."""
+
+    def sent(self, turn: Turn, ref: BundleRef, via: str) -> None:
+        """A bundle left for its next hop."""
+        turn.journal.append(JournalEntry(ref, turn.now_ms, "sent", None, via))
+        self._followers.reach(turn, ref, Stage.SENT)
+
+    def arrived(self, turn: Turn, queue: SpoolQueue, done: Sequence[Waiting]) -> None:
+        """The queue's last receipt covers these."""
+        if not done or queue.receipt is None:
+            return
+        delivered: list[int] = []
+        for waiting in done:
+            if waiting.head:
+                self._sessions.confirm(decode_head(waiting.head).session)
+            code = queue.receipt.refusal_of(waiting.number)
+            if code is not None:
+                self._refused(turn, waiting, code)
+                continue
+            delivered.append(waiting.row)
+            self._end(turn, waiting.ref, Stage.DELIVERED, None)
+            if queue.receipt.is_consumed(waiting.number):
+                self._end(turn, waiting.ref, Stage.CONSUMED, None)
+            else:
+                self._watch(queue, waiting)
+        if delivered:
+            kept_until = turn.now_ms + TRACE_KEPT_MS
+            turn.lazy_ops.append(FinishSpool(tuple(delivered), "delivered", None, kept_until))
+
+    def _watch(self, queue: SpoolQueue, waiting: Waiting) -> None:
+        epochs = self._unconsumed.setdefault((queue.destination, queue.priority), {})
+        watched = epochs.setdefault(waiting.number.epoch, {})
+        if len(watched) < _UNCONSUMED_ROWS or waiting.ref in self._followers:
+            watched[waiting.number.sequence] = waiting.ref
+
+    def consumed(self, turn: Turn, destination: NodeId, receipt: Receipt, before: Receipt | None) -> None:
+        """A receipt may tell that the apps there are done with more than the one before it told."""
+        epochs = self._unconsumed.get((destination, receipt.priority), {})
+        for epoch, watched in list(epochs.items()):
+            for first, last in receipt.newly_consumed(epoch, before):
+                span = range(first, last + 1)
+                for sequence in (
+                    [number for number in watched if number in span] if last - first > len(watched) else span
+                ):
+                    ref = watched.pop(sequence, None)
+                    if ref is not None:
+                        reason = receipt.refusal_of(Number(epoch, sequence))
+                        self._end(turn, ref, Stage.CONSUMED if reason is None else Stage.EXPIRED, reason)
+            if not watched:
+                del epochs[epoch]
+
+    def refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
+        """A waiting bundle of ours can't be delivered."""
+        queue.finish(waiting)
+        self._refused(turn, waiting, code)
+
+    def expired(self, turn: Turn, rows: Sequence[ExpiredRow]) -> None:
+        """The lifetime of these bundles of ours is over."""
+        for row in rows:
+            self._end(turn, row.ref, Stage.EXPIRED, "lifetime")
+        if rows:
+            numbers = tuple(row.row for row in rows)
+            turn.lazy_ops.append(FinishSpool(numbers, "expired", "lifetime", turn.now_ms + TRACE_KEPT_MS))
+
+    def _refused(self, turn: Turn, waiting: Waiting, code: str) -> None:
+        turn.lazy_ops.append(FinishSpool((waiting.row,), "refused", code, turn.now_ms + TRACE_KEPT_MS))
+        self._end(turn, waiting.ref, Stage.REFUSED, code)
+
+    def _end(self, turn: Turn, ref: BundleRef, stage: Stage, reason: str | None) -> None:
+        turn.journal.append(JournalEntry(ref, turn.now_ms, stage.name.lower(), reason))
+        self._followers.reach(turn, ref, stage, reason)

@@ -1,0 +1,93 @@
+"""Bundles on their way through this device: taken into custody, or turned away with a reason."""
+
+from meshd.ids import BundleId, NodeId, bundle_ref
+from meshd.node.accepting import Limits
+from meshd.node.effects import SendBundle
+from meshd.node.membership import Membership
+from meshd.node.peers import NO_ROW, Link, Peers, Unacked
+from meshd.node.spool import Spool
+from meshd.node.turn import Turn
+from meshd.store.ops import JournalEntry, PutSpool, SpoolRow
+from meshd.wire.bundle import Head
+from meshd.wire.frames import BundleFrame, Busy, Refused
+
+RETRY_AFTER_MS = 5_000
+ROW_OVERHEAD_BYTES = 256
+_OTHERS_SHARE = 0.5
+"""Part of the spool's quota that others' mail may take; one neighbour gets half of that."""
+
+
+class Passing:
+    """Store-and-forward for others. A hop acks what it has on disk, and keeps it until the next one does."""
+
+    def __init__(self, me: NodeId, membership: Membership, spool: Spool, limits: Limits) -> None:
+        self._me = me
+        self._membership = membership
+        self._spool = spool
+        self._limits = limits
+
+    def receive(self, turn: Turn, link: Link, frame: BundleFrame, head: Head, bundle: BundleId, peers: Peers) -> None:
+        """A bundle came that is for another device."""
+        destination = head.flow.destination
+        if self._membership.public_key(destination) is None:
+            turn.turned_away[link.number].append(Refused(bundle, "unknown-destination"))
+        elif head.flow.source == self._me:
+            turn.turned_away[link.number].append(Refused(bundle, "loop"))
+        elif frame.age_ms >= head.lifetime_ms:
+            turn.turned_away[link.number].append(Refused(bundle, "expired"))
+        elif head.flow.ephemeral:
+            turn.stored[link.number].append(bundle)
+            self._hand_on(turn, link, frame, head, bundle, peers)
+        elif bundle in self._spool.custody:
+            turn.stored[link.number].append(bundle)
+        elif self._is_full(link.peer, len(frame.body)):
+            turn.turned_away[link.number].append(Busy(bundle, RETRY_AFTER_MS))
+        else:
+            self._take(turn, link, frame, head, bundle, peers)
+
+    def _is_full(self, neighbour: NodeId, size_bytes: int) -> bool:
+        allowed = self._limits.quota_bytes * _OTHERS_SHARE
+        return (
+            self._limits.is_disk_full
+            or self._spool.size_bytes + size_bytes > self._limits.quota_bytes
+            or self._spool.custody.charge_of(neighbour) + size_bytes > allowed / 2
+        )
+
+    def _take(self, turn: Turn, link: Link, frame: BundleFrame, head: Head, bundle: BundleId, peers: Peers) -> None:
+        ref = bundle_ref(head.flow, head.number)
+        row = SpoolRow(
+            row=self._spool.take_row(),
+            ref=ref,
+            bundle=bundle,
+            source=head.flow.source,
+            destination=head.flow.destination,
+            priority=head.flow.priority,
+            number=head.number,
+            head=frame.head,
+            body=frame.body,
+            service=None,
+            messages=1,
+            from_peer=link.peer,
+            principal=None,
+            hop_limit=frame.hop_limit,
+            copies=frame.copies,
+            lifetime_ms=head.lifetime_ms,
+            accepted_ms=turn.now_ms - frame.age_ms,
+            expires_ms=turn.now_ms + head.lifetime_ms - frame.age_ms,
+            size_bytes=len(frame.body) + ROW_OVERHEAD_BYTES,
+        )
+        turn.ops.append(PutSpool(row))
+        turn.stored[link.number].append(bundle)
+        turn.journal.append(JournalEntry(ref, turn.now_ms, "custody", None, self._membership.name_of(link.peer)))
+        onward = peers.toward(head.flow.destination)
+        keep = onward is not None and onward is not link and frame.hop_limit > 0
+        self._spool.put(row, keep=keep)
+
+    def _hand_on(self, turn: Turn, link: Link, frame: BundleFrame, head: Head, bundle: BundleId, peers: Peers) -> None:
+        """An ephemeral bundle goes on at once, or nowhere."""
+        onward = peers.toward(head.flow.destination)
+        if onward is None or onward is link or not onward.has_room or frame.hop_limit == 0:
+            return
+        onward.sent(bundle, Unacked(head.flow.destination, head.flow.priority, True, NO_ROW, len(frame.body)))
+        on = BundleFrame(frame.hop_limit - 1, frame.age_ms, frame.copies, frame.head, frame.body, frame.total)
+        turn.emit(SendBundle(onward.number, on))
