@@ -27,7 +27,7 @@ def commit(database: Database, *ops: Op, clock_ms: int = 0) -> None:
     assert outcome.error is None, outcome
 
 
-def waiting(database: Database, destination: bytes = ANNA, **changes: int) -> list[SpoolRow]:
+def waiting(database: Database, destination: bytes = ANNA, **changes: int | bool) -> list[SpoolRow]:
     fields = {"after": 0, "max_rows": 100, "max_bytes": 10**6} | changes
     answer = database.read(ReadSpool(destination, Priority.NORMAL, **fields))  # type: ignore[arg-type]
     assert isinstance(answer, list)
@@ -42,7 +42,8 @@ def test_rows_come_back_whole_and_in_order() -> None:
     commit(database, put_spool(1))
     commit(database, put_spool(7))
     commit(database, put_spool(2, from_peer=BERT, service=None, principal=None), put_spool(3, head=None, bundle=None))
-    assert waiting(database) == [spool_row(1), foreign, plain, spool_row(7)]
+    assert waiting(database) == [spool_row(1), plain, spool_row(7)]
+    assert waiting(database, own=False) == [foreign]
     assert waiting(database, BERT) == [spool_row(4, destination=BERT)]
 
 
