@@ -114,5 +114,6 @@ CATALOGUE: dict[str, Explanation] = {
     "P_OTHER_MESH": Explanation("A device of another mesh tried to connect.", "Nothing: meshes keep apart."),
     "P_TIMEOUT": Explanation("A peer was silent for too long.", "See: meshctl peers"),
     "P_FLOOD": Explanation("A peer sent more than its share.", "See the log for its name."),
+    "P_ROUTE": Explanation("A peer passed on a route that no device can have signed.", "See the log for its name."),
     "P_BUNDLE": Explanation("A peer handed over a bundle whose id does not match.", "See the log for its name."),
 }

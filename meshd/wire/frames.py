@@ -10,8 +10,9 @@ import attrs
 
 from meshd.errors import LocalProtocolError, RemoteProtocolError
 from meshd.ids import BUNDLE_ID_SIZE, NODE_ID_SIZE, BundleId, Epoch, NodeId, Number
-from meshd.wire import codec
+from meshd.wire import codec, routing
 from meshd.wire.codec import array, blob, blob_up_to, boolean, optional, record, text, uint
+from meshd.wire.routing import RouteRequest, RouteUpdate, SeqnoRequest
 
 PROTOCOL_VERSION = 1
 ALPN_LINK = "meshd/1"
@@ -266,6 +267,9 @@ Frame: TypeAlias = (
     | Ack
     | Routed
     | Echo
+    | RouteUpdate
+    | SeqnoRequest
+    | RouteRequest
 )
 
 _heads = array(record(lambda node, count: (node, count), node_id, uint()), 1024)
@@ -303,6 +307,7 @@ _SHAPES: dict[int, codec.Shape] = {
     ),
     33: record(Routed, node_id, node_id, uint(MAX_HOPS), uint(255), blob_up_to(32 * 1024)),
     34: record(Echo, node_id, node_id, uint(MAX_HOPS), uint(), boolean, array(node_id, MAX_HOPS + 1)),
+    **routing.SHAPES,
 }
 
 _TYPES: dict[type, int] = {
@@ -325,6 +330,7 @@ _TYPES: dict[type, int] = {
     Ack: 32,
     Routed: 33,
     Echo: 34,
+    **routing.TYPES,
 }
 HANDSHAKE_TYPES = frozenset((Hello, Challenge, Proof, Welcome, Reject))
 

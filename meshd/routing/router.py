@@ -1,0 +1,438 @@
+"""The router: RFC 8966's tables joined. Events and ``now`` in; effects and one next deadline out."""
+
+import enum
+import random
+from collections import Counter
+
+from meshd.errors import LocalProtocolError, RemoteProtocolError
+from meshd.ids import Epoch, NodeId
+from meshd.routing import metric, source
+from meshd.routing.budget import Budget
+from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, RouterStatistics, RouteState, RouteView, Send
+from meshd.routing.neighbour import Neighbour, NeighbourTable
+from meshd.routing.request import REQUEST_HOPS, PendingRequests
+from meshd.routing.route import EXPIRY_SECONDS, Route, RouteTable, Selection, best
+from meshd.routing.seqno import Announcement, Seqno, Sign, Verdict, Verify
+from meshd.routing.source import Source, SourceTable
+from meshd.routing.timers import Timers
+from meshd.routing.update import INTERVAL_SECONDS, Updates
+from meshd.wire.routing import MAX_SEQNO, RouteEntry, RouteRequest, RouteUpdate, SeqnoRequest
+
+SEQNO_BURST = 16
+SEQNOS_PER_SECOND = 2.0
+"""New seqnos of our own that others can ask for: 32 bits of them last for 68 years."""
+
+
+class _Timer(enum.Enum):
+    ROUND = enum.auto()
+    PERIODIC = enum.auto()
+    SWITCH = enum.auto()
+    RETRY = enum.auto()
+
+
+class Router:
+    """One device's view of all routes.
+
+    Every method that takes ``now`` (seconds, monotonic) returns the effects to carry out, in order, and
+    may move ``next_deadline``, at which ``poll`` is to be called.
+
+    Args:
+        node, epoch: this device's router-id (section 3 of the RFC).
+        sign: signs this device's own seqnos; verify: judges those of others.
+        split_horizon: see :class:`meshd.routing.update.Updates`.
+    """
+
+    def __init__(
+        self, *, node: NodeId, epoch: Epoch, sign: Sign, verify: Verify, rng: random.Random, split_horizon: bool = True
+    ) -> None:
+        self.node = node
+        self._sign, self._verify, self._rng = sign, verify, rng
+        self._neighbours: NeighbourTable = {}
+        self._sources: SourceTable = {}
+        self._routes = RouteTable()
+        self._selection = Selection()
+        self._requests = PendingRequests()
+        self._updates = Updates(
+            self._announce(Seqno(epoch, 0)), self._sources, self._routes, self._neighbours, split_horizon
+        )
+        self._timers: Timers[tuple[_Timer, NodeId]] = Timers()
+        self._next_hops: dict[NodeId, NodeId] = {}
+        self._seqnos = Budget(SEQNO_BURST, SEQNOS_PER_SECOND)
+        self._epoch_needed_above: Epoch | None = None
+        self._effects: list[Effect] = []
+        self._counts: Counter[str] = Counter()
+
+    # what the node asks
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When to call ``poll``; None: not before something else happens."""
+        return self._timers.next
+
+    @property
+    def seqno(self) -> Seqno:
+        """This device's own."""
+        return self._updates.own.seqno
+
+    def next_hop(self, destination: NodeId) -> NodeId | None:
+        """The neighbour to hand mail for ``destination`` to; None when there is no route now."""
+        return self._next_hops.get(destination)
+
+    def routes(self) -> tuple[RouteView, ...]:
+        """The route table, by destination, the selected route of each first."""
+        views = [self._view(destination, route) for destination, route in self._routes]
+        views += [
+            RouteView(
+                destination=destination,
+                next_hop=None,
+                metric=metric.INFINITY,
+                seqno=entry.newest.seqno,
+                feasibility_distance=None if entry.feasibility is None else entry.feasibility.metric,
+                state=RouteState.UNREACHABLE,
+            )
+            for destination, entry in self._sources.items()
+            if not self._routes.to(destination)
+        ]
+        return tuple(sorted(views, key=lambda v: (v.destination, v.state is not RouteState.SELECTED, v.metric)))
+
+    def statistics(self) -> RouterStatistics:
+        """Sizes and counts."""
+        return RouterStatistics(
+            neighbours=len(self._neighbours),
+            sources=len(self._sources),
+            routes=len(self._routes),
+            updates_sent=self._counts["updates_sent"],
+            entries_sent=self._counts["entries_sent"],
+            requests_sent=self._counts["requests_sent"],
+            entries_ignored=self._counts["entries_ignored"],
+            requests_ignored=self._counts["requests_ignored"],
+        )
+
+    # what the node tells
+
+    def link_up(self, neighbour: NodeId, cost: int, now: float) -> tuple[Effect, ...]:
+        """A link session to ``neighbour`` began. If there was one, it is another device state now: all of the old is void.
+
+        Call it when the first link to a peer is up, and again when a link comes up with another epoch of the peer.
+        """
+        if neighbour == self.node:
+            raise LocalProtocolError("a link to ourselves")
+        self._drop_neighbour(neighbour, now)
+        self._neighbours[neighbour] = Neighbour(neighbour, metric.quantised(cost))
+        if (_Timer.PERIODIC, self.node) not in self._timers:
+            self._plan_periodic(now)
+        self._plan_round(now)
+        return self._take()
+
+    def cost_changed(self, neighbour: NodeId, cost: int, now: float) -> tuple[Effect, ...]:
+        """The link to ``neighbour`` was measured anew. Small changes do nothing."""
+        entry = self._neighbours.get(neighbour)
+        if entry is not None and (cost := metric.damped(entry.cost, cost)) != entry.cost:
+            entry.cost = cost
+            for destination in self._routes.through(neighbour):
+                self._reselect(destination, now)
+        return self._take()
+
+    def link_down(self, neighbour: NodeId, now: float) -> tuple[Effect, ...]:
+        """The link session ended, and with it every route that it taught."""
+        self._drop_neighbour(neighbour, now)
+        return self._take()
+
+    def received(
+        self, neighbour: NodeId, frame: RouteUpdate | SeqnoRequest | RouteRequest, now: float
+    ) -> tuple[Effect, ...]:
+        """A routing frame came from ``neighbour``. Nothing happens when there is no such neighbour (any more).
+
+        Raises:
+            RemoteProtocolError: ``P_ROUTE`` or ``P_FLOOD``, the neighbour's fault: end its link, and call
+                ``link_down``, which also returns the effects of what came before the fault.
+        """
+        entry = self._neighbours.get(neighbour)
+        if entry is not None:
+            match frame:
+                case RouteUpdate():
+                    self._updated(entry, frame, now)
+                case SeqnoRequest():
+                    self._seqno_requested(entry, frame, now)
+                case RouteRequest():
+                    self._route_requested(entry, frame, now)
+        return self._take()
+
+    def learned(self, destination: NodeId, now: float) -> tuple[Effect, ...]:
+        """The roster has a new device: ask for routes to it, since offers of them were ignored so far."""
+        for neighbour in self._neighbours:
+            self._request(neighbour, RouteRequest(destination))
+        return self._take()
+
+    def removed(self, destination: NodeId, now: float) -> tuple[Effect, ...]:
+        """The roster has lost a device: forget all about it. Its own link is the node's to end."""
+        for neighbour in tuple(self._routes.to(destination)):
+            self._routes.remove(destination, neighbour)
+        self._reselect(destination, now)
+        self._forget(destination)
+        return self._take()
+
+    def renew(self, epoch: Epoch, now: float) -> tuple[Effect, ...]:
+        """This device has a new epoch, committed to disk. Raises LocalProtocolError when it isn't a later one."""
+        if epoch <= self.seqno.epoch:
+            raise LocalProtocolError("a new epoch is above the one before")
+        self._updates.own = self._announce(Seqno(epoch, 0))
+        self._updates.changed(self.node)
+        self._plan_round(now)
+        return self._take()
+
+    def poll(self, now: float) -> tuple[Effect, ...]:
+        """Do what is due."""
+        for timer, destination in self._timers.due(now):
+            match timer:
+                case _Timer.ROUND:
+                    self._round(now)
+                case _Timer.PERIODIC:
+                    self._periodic(now)
+                case _Timer.SWITCH | _Timer.RETRY:
+                    self._reselect(destination, now)
+        return self._take()
+
+    # updates (section 3.5.3)
+
+    def _updated(self, neighbour: Neighbour, update: RouteUpdate, now: float) -> None:
+        if not neighbour.updates.take(now, max(1, len(update.routes))):
+            raise RemoteProtocolError("P_FLOOD", "more routing updates than its share")
+        for entry in update.routes:
+            if entry.destination == self.node:
+                self._heard_of_ourselves(entry)
+            else:
+                self._heard(neighbour, entry, now)
+
+    def _heard(self, neighbour: Neighbour, entry: RouteEntry, now: float) -> None:
+        destination, seqno = entry.destination, Seqno(entry.epoch, entry.seqno)
+        is_retraction = entry.metric == metric.INFINITY
+        if entry.metric == 0 and destination != neighbour.id:
+            raise RemoteProtocolError("P_ROUTE", "a metric of 0 for another device")
+        known = self._sources.get(destination)
+        is_stale = known is not None and seqno.epoch < known.epoch
+        if is_stale or (is_retraction and known is not None and not seqno.is_newer_than(known.newest.seqno)):
+            # Nothing is learned from these but that the route is no more: there is nothing to verify.
+            self._routes.remove(destination, neighbour.id)
+            if is_stale and not is_retraction:
+                neighbour.owed.add(destination)  # it is behind, perhaps the destination itself is
+                self._plan_round(now)
+        else:
+            announcement = self._verified(neighbour, destination, seqno, entry.signature)
+            if announcement is None:
+                self._counts["entries_ignored"] += 1
+                return
+            known = self._sources.setdefault(destination, Source(announcement))
+            if announcement.seqno.is_newer_than(known.newest.seqno):
+                known.newest = announcement
+            if is_retraction:
+                self._routes.remove(destination, neighbour.id)
+            elif not self._routes.heard(neighbour, announcement, entry.metric, now):
+                self._counts["entries_ignored"] += 1
+        self._reselect(destination, now)
+
+    def _verified(
+        self, neighbour: Neighbour, destination: NodeId, seqno: Seqno, signature: bytes
+    ) -> Announcement | None:
+        # Signatures are passed on, so none goes into a table unverified; but each only once.
+        known, route = self._sources.get(destination), self._routes.to(destination).get(neighbour.id)
+        if known is not None and known.newest.seqno == seqno:
+            return known.newest
+        if route is not None and route.announcement.seqno == seqno:
+            return route.announcement
+        announcement = Announcement(destination, seqno, signature)
+        verdict = self._verify(announcement)
+        if verdict is Verdict.FORGED:
+            raise RemoteProtocolError("P_ROUTE", "a route that its destination did not sign")
+        return announcement if verdict is Verdict.GENUINE else None
+
+    def _heard_of_ourselves(self, entry: RouteEntry) -> None:
+        # The mesh remembers more of us than we do: a restored disk, say. A new epoch outdoes it.
+        seqno = Seqno(entry.epoch, entry.seqno)
+        above = self._epoch_needed_above
+        if not seqno.is_newer_than(self.seqno) or (above is not None and seqno.epoch <= above):
+            return
+        if self._verify(Announcement(self.node, seqno, entry.signature)) is not Verdict.GENUINE:
+            raise RemoteProtocolError("P_ROUTE", "a seqno of ours that we did not sign")
+        self._need_epoch(seqno.epoch)
+
+    # requests (section 3.8.1)
+
+    def _route_requested(self, neighbour: Neighbour, request: RouteRequest, now: float) -> None:
+        budget = neighbour.dumps if request.destination is None else neighbour.requests
+        if not budget.take(now):
+            self._counts["requests_ignored"] += 1
+            return
+        if request.destination is None:
+            neighbour.owed_all = True
+        else:
+            neighbour.owed.add(request.destination)
+        self._plan_round(now)
+
+    def _seqno_requested(self, neighbour: Neighbour, request: SeqnoRequest, now: float) -> None:
+        if not neighbour.requests.take(now):
+            self._counts["requests_ignored"] += 1
+            return
+        destination, wanted = request.destination, Seqno(request.epoch, request.seqno)
+        if destination == self.node:
+            if wanted.epoch == self.seqno.epoch and wanted.is_newer_than(self.seqno):
+                self._advance(now)
+            self._owe(neighbour.id, destination, now)
+            return
+        selected = self._routes.selected.get(destination)
+        if selected is not None and selected.neighbour is not neighbour:
+            if not wanted.is_newer_than(selected.announcement.seqno):
+                self._owe(neighbour.id, destination, now)
+                return
+        elif destination not in self._sources:
+            return
+        else:
+            reachable = self._routes.to(destination).values()
+            selected = best(r for r in reachable if r.neighbour is not neighbour and r.metric < metric.INFINITY)
+        if request.hops > 1 and selected is not None and self._requests.pass_on(destination, wanted, neighbour.id, now):
+            frame = SeqnoRequest(destination, request.epoch, request.seqno, request.hops - 1)
+            self._request(selected.neighbour.id, frame)
+
+    def _relieve(self, destination: NodeId, known: Source, now: float) -> None:
+        """Ask for a new seqno if that would bring a route, or a much better one (section 3.8.2); answer who asked us."""
+        selected = self._routes.selected.get(destination)
+        if selected is not None:
+            for asker in self._requests.answerable(destination, selected.announcement.seqno, now):
+                self._owe(asker, destination, now)
+        limit = metric.INFINITY if selected is None else selected.metric
+        useful = [
+            route.neighbour.id
+            for route in self._routes.to(destination).values()
+            if route.metric < limit and not route.is_usable(known)
+            if selected is None or metric.is_much_better(route.metric, limit)
+        ]
+        if not useful:
+            self._requests.satisfied(destination)
+            self._timers.cancel((_Timer.RETRY, destination))
+            return
+        wanted = known.wanted
+        ask, retry_at = self._requests.to_ask(destination, wanted, useful, now)
+        for neighbour in ask:
+            self._request(neighbour, SeqnoRequest(destination, wanted.epoch, wanted.number, REQUEST_HOPS))
+        self._timers.set((_Timer.RETRY, destination), retry_at)
+
+    def _advance(self, now: float) -> None:
+        if self.seqno.number == MAX_SEQNO:
+            self._need_epoch(self.seqno.epoch)
+        elif self._seqnos.take(now):
+            self._updates.own = self._announce(self.seqno.next)
+
+    def _need_epoch(self, above: Epoch) -> None:
+        if self._epoch_needed_above is None or above > self._epoch_needed_above:
+            self._epoch_needed_above = above
+            self._effects.append(EpochNeeded(above))
+
+    # the tables
+
+    def _reselect(self, destination: NodeId, now: float) -> None:
+        known = self._sources.get(destination)
+        if known is None:
+            return
+        again_at = self._selection.choose(destination, known, self._routes, now)
+        if again_at is None:
+            self._timers.cancel((_Timer.SWITCH, destination))
+        else:
+            self._timers.set((_Timer.SWITCH, destination), again_at)
+        if self._routes.to(destination):
+            known.unreachable_since = None
+        elif known.unreachable_since is None:
+            known.unreachable_since = now
+        selected = self._routes.selected.get(destination)
+        next_hop = None if selected is None else selected.neighbour.id
+        if next_hop != self._next_hops.get(destination):
+            if next_hop is None:
+                del self._next_hops[destination]
+            else:
+                self._next_hops[destination] = next_hop
+            self._effects.append(RouteChanged(destination, next_hop))
+        self._updates.changed(destination)
+        self._plan_round(now)
+        self._relieve(destination, known, now)
+
+    def _drop_neighbour(self, neighbour: NodeId, now: float) -> None:
+        if self._neighbours.pop(neighbour, None) is None:
+            return
+        for destination in self._routes.through(neighbour):
+            self._routes.remove(destination, neighbour)
+            self._reselect(destination, now)
+
+    def _forget(self, destination: NodeId) -> None:
+        self._sources.pop(destination, None)
+        self._requests.forget(destination)
+        for timer in (_Timer.SWITCH, _Timer.RETRY):
+            self._timers.cancel((timer, destination))
+        for neighbour in self._neighbours.values():
+            neighbour.told.pop(destination, None)
+
+    def _periodic(self, now: float) -> None:
+        for destination, route in tuple(self._routes):
+            if now - route.heard_at >= EXPIRY_SECONDS:
+                self._routes.remove(destination, route.neighbour.id)
+                self._reselect(destination, now)
+        for destination, known in tuple(self._sources.items()):
+            since = known.unreachable_since
+            if since is not None and now - since >= source.HOLD_SECONDS:
+                self._forget(destination)
+        for neighbour in self._neighbours.values():
+            neighbour.owed_all = True
+        self._plan_periodic(now)
+        self._plan_round(now)
+
+    # sending
+
+    def _round(self, now: float) -> None:
+        updates, again_at = self._updates.round(now)
+        for neighbour, update in updates:
+            self._effects.append(Send(neighbour, update))
+            self._counts["updates_sent"] += 1
+            self._counts["entries_sent"] += len(update.routes)
+        if again_at is not None:
+            self._timers.set((_Timer.ROUND, self.node), again_at)
+
+    def _plan_round(self, now: float) -> None:
+        due = self._timers.at((_Timer.ROUND, self.node))
+        at = self._updates.round_at(now, self._rng)
+        if due is None or at < due:
+            self._timers.set((_Timer.ROUND, self.node), at)
+
+    def _plan_periodic(self, now: float) -> None:
+        at = now + INTERVAL_SECONDS * self._rng.uniform(0.9, 1.1)
+        self._timers.set((_Timer.PERIODIC, self.node), at)
+
+    def _request(self, neighbour: NodeId, frame: SeqnoRequest | RouteRequest) -> None:
+        self._effects.append(Send(neighbour, frame))
+        self._counts["requests_sent"] += 1
+
+    def _owe(self, neighbour: NodeId, destination: NodeId, now: float) -> None:
+        if neighbour in self._neighbours:
+            self._neighbours[neighbour].owed.add(destination)
+            self._plan_round(now)
+
+    def _announce(self, seqno: Seqno) -> Announcement:
+        return Announcement(self.node, seqno, self._sign(seqno))
+
+    def _take(self) -> tuple[Effect, ...]:
+        effects, self._effects = tuple(self._effects), []
+        return effects
+
+    def _view(self, destination: NodeId, route: Route) -> RouteView:
+        known = self._sources[destination]
+        if self._routes.selected.get(destination) is route:
+            state = RouteState.SELECTED
+        elif route.announcement.seqno.epoch != known.epoch:
+            state = RouteState.STALE
+        else:
+            state = RouteState.FEASIBLE if route.is_usable(known) else RouteState.UNFEASIBLE
+        return RouteView(
+            destination=destination,
+            next_hop=route.neighbour.id,
+            metric=route.metric,
+            seqno=route.announcement.seqno,
+            feasibility_distance=None if known.feasibility is None else known.feasibility.metric,
+            state=state,
+        )

@@ -1,0 +1,71 @@
+"""The source table: for each destination, how near this device has said it is (RFC 8966 section 3.2.5)."""
+
+import attrs
+
+from meshd.ids import Epoch, NodeId
+from meshd.routing.budget import Budget
+from meshd.routing.seqno import Announcement, Seqno
+
+HOLD_SECONDS = 1800.0
+"""How long a destination without routes is held (section 3.5.4), and its feasibility distance with it.
+Longer than a route lives unheard (``route.EXPIRY_SECONDS``, and the wait for the round that drops it):
+then nobody still holds a route that rests on that distance, even where a retraction was lost."""
+
+TRIGGERED_BURST = 20
+TRIGGERED_PER_SECOND = 4.0
+"""Triggered updates about one destination: a flapping device costs its mesh no more than this."""
+
+
+@attrs.frozen
+class Distance:
+    """A seqno and a metric, as in an update (RFC 8966 section 2.4)."""
+
+    seqno: Seqno
+    metric: int
+
+    def is_closer_than(self, other: "Distance") -> bool:
+        """The order of section 3.5.1: the newer seqno first, then the smaller metric."""
+        if self.seqno == other.seqno:
+            return self.metric < other.metric
+        return self.seqno.is_newer_than(other.seqno)
+
+
+@attrs.define(eq=False)
+class Source:
+    """One entry.
+
+    Args:
+        newest: the newest announcement ever verified.
+        feasibility: the closest distance ever offered to a neighbour; None before the first.
+        unreachable_since: since when there are no routes at all; None while there are.
+    """
+
+    newest: Announcement
+    feasibility: Distance | None = None
+    unreachable_since: float | None = None
+    pace: Budget = attrs.field(factory=lambda: Budget(TRIGGERED_BURST, TRIGGERED_PER_SECOND))
+
+    @property
+    def epoch(self) -> Epoch:
+        """The destination's present epoch, as far as is known here. Routes of older ones are dead."""
+        return self.newest.seqno.epoch
+
+    def is_feasible(self, distance: Distance) -> bool:
+        """The feasibility condition (section 3.5.1): strictly closer than all that was ever offered from here."""
+        return self.feasibility is None or distance.is_closer_than(self.feasibility)
+
+    def offered(self, distance: Distance) -> None:
+        """Maintain the feasibility distance (section 3.7.3). To be called for each update that leaves."""
+        if self.is_feasible(distance):
+            self.feasibility = distance
+
+    @property
+    def wanted(self) -> Seqno:
+        """The seqno to ask for when only unfeasible routes are left (section 3.8.2.1)."""
+        if self.feasibility is None or self.newest.seqno.is_newer_than(self.feasibility.seqno):
+            return self.newest.seqno
+        return self.feasibility.seqno.next
+
+
+SourceTable = dict[NodeId, Source]
+"""Holds members only: nothing is kept about a device whose announcement can't be verified."""
