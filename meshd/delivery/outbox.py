@@ -27,13 +27,13 @@ class Recipient:
 
 @attrs.frozen
 class Sealed:
-    """A bundle as it travels. ``new_session`` is the session whose root has to be stored with it, if any."""
+    """A bundle as it travels. ``unstored`` is its session when the root has to be stored with it."""
 
     bundle: BundleId
     head: bytes
     body: bytes
     session: bytes
-    new_session: SourceSession | None
+    unstored: SourceSession | None
 
 
 @attrs.frozen
@@ -56,6 +56,8 @@ class Outbox:
         self._sessions = sessions
         self._next: dict[Flow, int] = {}
         self._last: dict[tuple[NodeId, Priority], dict[str, Number]] = {}
+        self._burnt: dict[tuple[Flow, Number], Number | None] = {}
+        """Burnt numbers and what they would have followed; commits that overlap fail one after the other."""
 
     def start_epoch(self, epoch: Epoch) -> None:
         """Number from 1 again, in a higher epoch."""
@@ -88,24 +90,33 @@ class Outbox:
 
     def burn(self, draft: Draft, service: str) -> None:
         """The bundle's commit failed: what follows must not wait for it."""
+        self._burnt[draft.flow, draft.number] = draft.before
         services = self._last[draft.flow.destination, draft.flow.priority]
-        if services.get(service) == draft.number:
-            if draft.before is None:
-                del services[service]
-            else:
-                services[service] = draft.before
+        last = services.pop(service, None)
+        while last is not None and (draft.flow, last) in self._burnt:
+            last = self._burnt[draft.flow, last]
+        if last is not None:
+            services[service] = last
+
+    def forget_burnt(self) -> None:
+        """No commit is under way: no draft names a burnt number any more."""
+        self._burnt.clear()
 
     def seal(
         self, flow: Flow, number: Number, plaintext: bytes, lifetime_ms: int, recipient: Recipient, now: float
     ) -> Sealed:
         """Seal a draft (or a row that waited for the destination's card)."""
-        session, counter, is_new = self._sessions.for_destination(
+        session, counter, must_store = self._sessions.for_destination(
             recipient.node, recipient.public_key, recipient.card, now
         )
         size = len(plaintext) + TAG_SIZE
         head = encode_head(Head(flow, number, session.id, counter, lifetime_ms, size))
         body = session.seal(head, counter, plaintext)
-        return Sealed(bundle_id(head, body), head, body, session.id, session if is_new else None)
+        return Sealed(bundle_id(head, body), head, body, session.id, session if must_store else None)
+
+    def session_stored(self, session: bytes) -> None:
+        """The root of this session is on disk."""
+        self._sessions.stored(session)
 
     def encode_last(self, destination: NodeId, priority: Priority) -> bytes:
         """The durable part: each service's last number towards a destination."""

@@ -30,6 +30,7 @@ class _Outgoing:
     started: float
     made_ms: int
     next_counter: int = 1
+    stored: bool = False
     confirmed: bool = False
 
 
@@ -45,7 +46,7 @@ class OutgoingSessions:
     def for_destination(
         self, destination: NodeId, public_key: bytes, card: Card, now: float
     ) -> tuple[SourceSession, int, bool]:
-        """The session to seal with, the counter to use, and whether the session is new (its root must be stored)."""
+        """The session to seal with, the counter to use, and whether its root has still to be :meth:`stored`."""
         current = self._current.get(destination)
         fresh = (
             current is None
@@ -60,7 +61,12 @@ class OutgoingSessions:
             self._by_id[session.id] = current
         counter = current.next_counter
         current.next_counter += 1
-        return current.session, counter, fresh
+        return current.session, counter, not current.stored
+
+    def stored(self, session_id: bytes) -> None:
+        """The root is on disk: a bundle of this session may be stored without it."""
+        if session_id in self._by_id:
+            self._by_id[session_id].stored = True
 
     def restore(self, destination: NodeId, session: SourceSession, made_ms: int) -> None:
         """A session of an earlier life, for rewrapping and for reading our own pending mail."""

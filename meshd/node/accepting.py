@@ -72,6 +72,8 @@ class _Accepting:
     stored: list[_Stored] = attrs.field(factory=list)
     flows: set[tuple[NodeId, Priority]] = attrs.field(factory=set)
     followers: list[Follower] = attrs.field(factory=list)
+    sessions: dict[bytes, Op] = attrs.field(factory=dict)
+    """Roots that go to disk with this commit."""
 
 
 class Acceptor:
@@ -144,6 +146,8 @@ class Acceptor:
         """Pack, number, seal and commit what was submitted, unless the last such commit still runs."""
         if not self._packer or (self._accepting and self._packer.pending_bytes < _PACK_AT_ONCE_BYTES):
             return
+        if not self._accepting:
+            self._outbox.forget_burnt()
         batch = _Accepting()
         for pack in self._packer.take():
             local = pack.key.destination == self._me  # never sealed: it does not leave
@@ -156,6 +160,7 @@ class Acceptor:
         self._follow(turn, batch)
         if batch.stored:
             batch.ops += [PutFact("last", flow_key(*flow), self._outbox.encode_last(*flow)) for flow in batch.flows]
+            batch.ops += batch.sessions.values()
             batch.ops.append(AddJournal(tuple(batch.journal)))
             ticket = self._tickets.take()
             self._accepting[ticket] = batch
@@ -167,9 +172,9 @@ class Acceptor:
         sealed: Sealed | None = None
         if recipient is not None:
             sealed = self._outbox.seal(draft.flow, draft.number, draft.plaintext, key.lifetime_ms, recipient, turn.now)
-            if sealed.new_session is not None:
-                exported = sealed.new_session.export()
-                batch.ops.append(session_fact(key.destination, sealed.session, exported, turn))
+            if sealed.unstored is not None and sealed.session not in batch.sessions:
+                exported = sealed.unstored.export()
+                batch.sessions[sealed.session] = session_fact(key.destination, sealed.session, exported, turn)
         row = self._row(turn, pack, draft, sealed)
         batch.ops.append(PutSpool(row))
         batch.journal.append(JournalEntry(draft.ref, turn.now_ms, "accepted"))
@@ -221,8 +226,6 @@ class Acceptor:
         draft = self._outbox.draft(pack, None)
         lifetime_ms = pack.key.lifetime_ms
         sealed = self._outbox.seal(draft.flow, draft.number, draft.plaintext, lifetime_ms, recipient, turn.now)
-        if sealed.new_session is not None:
-            turn.lazy_ops.append(session_fact(recipient.node, sealed.session, sealed.new_session.export(), turn))
         offer = self._spool.offer_once(link, sealed.session)
         if offer is not None:
             turn.send(link.number, Routed(self._me, recipient.node, MAX_HOPS, Kind.OFFER, offer))
@@ -270,6 +273,8 @@ class Acceptor:
         if batch is None:
             return None
         if error is None:
+            for session in batch.sessions:
+                self._outbox.session_stored(session)
             for follower in batch.followers:
                 self._followers.accept(turn, follower)
                 self._answer_repeats(turn, follower, Result({**follower.answer, "state": "accepted"}))

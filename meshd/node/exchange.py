@@ -115,6 +115,7 @@ class Exchange:
                 stale = open_stale_epoch(public_key, frame.body)
                 self._check_for_us(stale.source)
                 self.spool.refuse_stale(turn, source, stale.priority, stale.known)
+                self.owe_floors([(source, stale.priority)])
 
     def _body(self, link: Link, frame: Routed, public_key: bytes, label: str) -> bytes:
         """What the source says: its own link vouches for it; passed on by others, it is signed for us."""

@@ -248,7 +248,9 @@ class Spool:
                 complete = complete and unsealed == len(rows)
                 rows = rows[:unsealed]
             else:
-                rows = [row if row.head is not None else self._seal(turn, row, recipient) for row in rows]
+                roots: dict[bytes, Op] = {}
+                rows = [row if row.head is not None else self._seal(turn, row, recipient, roots) for row in rows]
+                turn.lazy_ops += roots.values()
         # One that may take no more hops is held, not dropped: it stays where it is until its time is over.
         waiting = [_waiting(row) for row in rows if row.hop_limit > 0]
         if not queue.own and load.generation == queue.generation:
@@ -258,12 +260,12 @@ class Spool:
         if rows or complete:  # else it would be read again at once, and in vain
             self.touch(queue.destination)
 
-    def _seal(self, turn: Turn, row: SpoolRow, recipient: Recipient) -> SpoolRow:
+    def _seal(self, turn: Turn, row: SpoolRow, recipient: Recipient, roots: dict[bytes, Op]) -> SpoolRow:
         flow = Flow(self._me, row.destination, row.priority)
         sealed = self._outbox.seal(flow, row.number, row.body, row.lifetime_ms, recipient, turn.now)
         turn.lazy_ops.append(SealSpool(row.row, sealed.bundle, sealed.head, sealed.body))
-        if sealed.new_session is not None:
-            turn.lazy_ops.append(session_fact(row.destination, sealed.session, sealed.new_session.export(), turn))
+        if sealed.unstored is not None and sealed.session not in roots:
+            roots[sealed.session] = session_fact(row.destination, sealed.session, sealed.unstored.export(), turn)
         return attrs.evolve(row, bundle=sealed.bundle, head=sealed.head, body=sealed.body)
 
     # --- answers

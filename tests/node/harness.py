@@ -71,6 +71,8 @@ class Reader:
 
     def __init__(self, owner: "Device", number: int) -> None:
         self._owner = owner
+        self._client = owner.client
+        self._acks: list[tuple[int, frozenset[bytes]]] = []
         self.number = number
 
     @property
@@ -78,7 +80,7 @@ class Reader:
         """Everything delivered so far."""
         return [
             Received(message.payload, batch[4], Priority(batch[0]), batch[1] + i, batch[7], batch[8], batch[9])
-            for reply in self._owner.client.replies.get(self.number, [])
+            for reply in self._client.replies.get(self.number, [])
             if isinstance(reply, Item)
             for batch in reply.value
             for i, message in enumerate(decode_messages(batch[10], batch[2]))
@@ -94,7 +96,20 @@ class Reader:
         up_to: dict[int, int] = {}
         for message in self.messages:
             up_to[message.priority] = max(message.offset, up_to.get(message.priority, 0))
-        self._owner.ask(Acknowledge, subscription=self.number, up_to=up_to, ranges={}, nack={})
+        payloads = frozenset(message.payload for message in self.messages)
+        request = self._owner.ask(Acknowledge, subscription=self.number, up_to=up_to, ranges={}, nack={})
+        self._acks.append((request, payloads))
+
+    @property
+    def maybe_acked(self) -> frozenset[bytes]:
+        """The bodies that were acked, whether or not the reader was told how that ended."""
+        return frozenset().union(*[payloads for _, payloads in self._acks])
+
+    @property
+    def acked(self) -> frozenset[bytes]:
+        """The bodies whose acks are durable, as far as the reader was told."""
+        told = [payloads for request, payloads in self._acks if self._client.replies.get(request) == [Result({})]]
+        return frozenset().union(*told)
 
 
 class Device:
