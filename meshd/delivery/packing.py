@@ -1,7 +1,5 @@
 """Packing: messages accepted in the same moment for the same place travel as one bundle."""
 
-from collections import defaultdict
-
 import attrs
 
 from meshd.ids import NodeId, Priority
@@ -40,6 +38,14 @@ class Pack:
     shares: tuple[Share, ...]
 
 
+@attrs.define(eq=False)
+class _Run:
+    """Submissions (token, messages) that follow each other and may share bundles."""
+
+    key: PackKey
+    submissions: list[tuple[int, tuple[Message, ...]]] = attrs.field(factory=list)
+
+
 def message_size(message: Message) -> int:
     """What a message weighs in a bundle, bytes, a little more than the truth."""
     size = len(message.payload) + _MESSAGE_OVERHEAD_BYTES
@@ -49,10 +55,15 @@ def message_size(message: Message) -> int:
 
 
 class Packer:
-    """Collects submissions until they are taken as packs. Order within a key is kept."""
+    """Collects submissions until they are taken as packs.
+
+    What goes to one service at one priority keeps its order: a submission that can't share a bundle with
+    the one before it (another lifetime, say) begins a new one, and is not added to an earlier one.
+    """
 
     def __init__(self) -> None:
-        self._pending: dict[PackKey, list[tuple[int, tuple[Message, ...]]]] = defaultdict(list)
+        self._pending: list[_Run] = []
+        self._last: dict[tuple[NodeId, str, Priority, bool], _Run] = {}
         self.pending_bytes = 0
 
     def __bool__(self) -> bool:
@@ -60,17 +71,20 @@ class Packer:
 
     def add(self, token: int, key: PackKey, messages: tuple[Message, ...], size_bytes: int) -> None:
         """Queue the messages of one submission."""
-        self._pending[key].append((token, messages))
+        lane = (key.destination, key.service, key.priority, key.ephemeral)
+        run = self._last.get(lane)
+        if run is None or run.key != key:
+            run = self._last[lane] = _Run(key)
+            self._pending.append(run)
+        run.submissions.append((token, messages))
         self.pending_bytes += size_bytes
 
     def take(self) -> list[Pack]:
         """Everything queued, as packs of at most 256 messages and 64 KiB (or one larger message)."""
-        pending, self._pending = self._pending, defaultdict(list)
+        pending, self._pending = self._pending, []
+        self._last.clear()
         self.pending_bytes = 0
-        packs: list[Pack] = []
-        for key, submissions in pending.items():
-            packs += _pack(key, submissions)
-        return packs
+        return [pack for run in pending for pack in _pack(run.key, run.submissions)]
 
 
 def _pack(key: PackKey, submissions: list[tuple[int, tuple[Message, ...]]]) -> list[Pack]:
