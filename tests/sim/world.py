@@ -1,0 +1,152 @@
+"""A run: a mesh, apps, faults drawn by a seed, then peace, and the account of what was promised."""
+
+import random
+from functools import partial
+
+import attrs
+import structlog
+import trio
+
+from meshd.transport.memory import MemoryNetwork
+from meshd.transport.pipe import Rule
+from tests.sim.apps import Consuming, Habits, Sending, Traffic
+from tests.sim.audit import audit
+from tests.sim.determinism import run_seeded
+from tests.sim.faults import Faults, Plan, draw_plan
+from tests.sim.host import Disk, Host
+from tests.sim.ledger import BrokenPromise, Ledger
+from tests.sim.mesh import device, mesh_of, name_of
+from tests.sim.trace import HOST, Trace
+
+PEACE_LIMIT_S = 900.0
+"""After the faults, everything must be settled within this long."""
+
+SERVICES = ("chat", "log")
+READERS = {"chat": ("default",), "log": ("main", "audit")}
+
+
+@attrs.frozen
+class Outcome:
+    """What a run gives: equal seeds give equal digests."""
+
+    digest: str
+    lines: int
+    messages: int
+    deliveries: int
+    virtual_s: float
+
+
+def run_seed(seed: int, *, echo: bool = False) -> Outcome:
+    """One run. Raises whatever shows a defect."""
+    trace = Trace(echo=echo)
+    trace.take_logs()
+    try:
+        return run_seeded(partial(_run, random.Random(seed), trace), seed)
+    finally:
+        structlog.reset_defaults()
+
+
+async def _run(rng: random.Random, trace: Trace) -> Outcome:
+    plan = draw_plan(rng)
+    trace.note("plan", **attrs.asdict(plan, recurse=False))
+    world = World(plan, rng, trace)
+    await world.run()
+    ledger = world.ledger
+    return Outcome(trace.digest(), trace.lines, len(ledger.sent), ledger.deliveries, trio.current_time())
+
+
+class World:
+    """Hosts, their apps and the network between them."""
+
+    def __init__(self, plan: Plan, rng: random.Random, trace: Trace) -> None:
+        self._plan = plan
+        self._rng = rng
+        self._trace = trace
+        self.network = MemoryNetwork(rng, rule=plan.rule, idle_timeout=plan.idle_timeout_s)
+        self.hosts = [Host(n, name_of(n), device(n), self.network, trace) for n in range(plan.hosts)]
+        self.ledger = Ledger(trace, {host.identity.node_id: host.name for host in self.hosts})
+        self._consumers: list[Consuming] = []
+        self._sending = 0
+
+    async def run(self) -> None:
+        """To the end. Raises BrokenPromise, or whatever a node raises."""
+        mesh = mesh_of(self._plan.hosts)
+        late = self._plan.late_joiner
+        for host in self.hosts:
+            knows_all = host.number in (0, late) or late is None
+            host.prepare(mesh.facts(self._plan.hosts if knows_all else self._plan.hosts - 1))
+        async with trio.open_nursery() as nursery:
+            faults = Faults(self._plan, self.hosts, self.network, self.ledger, self._rng, nursery, self._trace)
+            for host in self.hosts:
+                if host.number != late:
+                    await faults.start(host)
+            for host in self.hosts:
+                self._start_apps(host, nursery)
+            await faults.run()
+            await self._make_peace(faults)
+            self._trace.note("settled")
+            audit(self.hosts, self.ledger)
+            for host in self.hosts:
+                await host.stop()
+            nursery.cancel_scope.cancel()
+
+    def _start_apps(self, host: Host, nursery: trio.Nursery) -> None:
+        plan, rng = self._plan, self._rng
+        for service in SERVICES:
+            for name in READERS[service]:
+                reader = self.ledger.reader(host.name, service, name)
+                habits = Habits(ack_after_s=rng.choice((0.05, 0.5, 3.0)), nack_chance=rng.choice((0.0, 0.05)))
+                consuming = Consuming(host, self.ledger, reader, random.Random(rng.random()), habits)
+                self._consumers.append(consuming)
+                nursery.start_soon(self._as, host, consuming.run)
+        traffic = Traffic(
+            destinations=tuple(other.name for other in self.hosts),
+            services=SERVICES,
+            sends=plan.sends,
+            over_s=plan.war_s,
+            short_chance=plan.short_chance,
+        )
+        sending = Sending(host, self.ledger, random.Random(rng.random()), traffic)
+        self._sending += 1
+        nursery.start_soon(self._as, host, partial(self._send, sending))
+
+    async def _as(self, host: Host, task: "partial[object] | object") -> None:
+        HOST.set(host.name)
+        await task()  # type: ignore[operator]
+
+    async def _send(self, sending: Sending) -> None:
+        await sending.run()
+        self._sending -= 1
+
+    async def _make_peace(self, faults: Faults) -> None:
+        """End all faults; wait until nothing is owed."""
+        await faults.end()
+        for consuming in self._consumers:
+            consuming.make_tidy()
+        self._trace.note("peace")
+        deadline = trio.current_time() + PEACE_LIMIT_S
+        while owed := self._owed():
+            if trio.current_time() > deadline:
+                raise BrokenPromise(f"not settled after {PEACE_LIMIT_S:g} s of peace: {'; '.join(owed[:8])}")
+            await trio.sleep(1)
+        await trio.sleep(3)
+        if owed := self._owed():
+            raise BrokenPromise(f"settled, and unsettled again: {'; '.join(owed[:8])}")
+
+    def _owed(self) -> list[str]:
+        owed = self.ledger.require_all()
+        for host in self.hosts:
+            if host.is_removed:
+                continue
+            if host.life is None:
+                owed.append(f"{host.name} is down")
+            elif host.life.node.spool.messages:
+                owed.append(f"{host.name} has {host.life.node.spool.messages} messages in its spool")
+            elif rows := host.inbox_rows():
+                owed.append(f"{host.name} has {rows} rows in its inbox")
+        if self._sending:
+            owed.append("apps are sending")
+        return owed
+
+
+__all__ = ["Disk", "Outcome", "Rule", "World", "run_seed"]
