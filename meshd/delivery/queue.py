@@ -221,7 +221,7 @@ class SpoolQueue:
         """The lowest number that still waits, when it is in memory; everything below is finished."""
         if not self.in_flight and not self.ready:
             return None
-        return min(waiting.number for waiting in (*self.in_flight.values(), *list(self.ready)[:1]))
+        return self._first().number  # rows are in the order of their numbers
 
     def rewind(self) -> None:
         """Forget the window: all that waits is read from disk again, in order."""

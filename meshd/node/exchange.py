@@ -8,7 +8,7 @@ from meshd.delivery.outbox import FLOOR_LABEL, encode_floor
 from meshd.delivery.receipts import RECEIPT_LABEL, decode_receipt
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.errors import RemoteProtocolError
-from meshd.ids import NodeId, Priority
+from meshd.ids import NodeId, Number, Priority
 from meshd.links.events import FramesReceived
 from meshd.node.arriving import Arriving
 from meshd.node.echo import Echoes
@@ -31,7 +31,9 @@ class Exchange:
     arriving: Arriving
     echoes: Echoes
     sessions: OutgoingSessions
-    _floors_due: set[tuple[NodeId, Priority]] = attrs.field(factory=set, init=False)
+    _floors_due: dict[tuple[NodeId, Priority], Number] = attrs.field(factory=dict, init=False)
+    """The number that a floor has to reach until nothing can wait in vain."""
+    _floors_untold: set[tuple[NodeId, Priority]] = attrs.field(factory=set, init=False)
 
     def received(self, turn: Turn, event: FramesReceived) -> None:
         """Frames came over a link."""
@@ -134,16 +136,22 @@ class Exchange:
 
     def owe_floors(self, flows: Iterable[tuple[NodeId, Priority]]) -> None:
         """These (destination, priority) may wait for what will not come: they are to be told."""
-        self._floors_due.update(flows)
+        for flow in flows:
+            self._floors_due[flow] = self.spool.next_number(*flow)
+            self._floors_untold.add(flow)
 
     def send_floors(self, turn: Turn) -> None:
-        """Tell destinations what will not come, once the disk has told us what still waits."""
-        for destination, priority in list(self._floors_due):
+        """Tell destinations what will not come: what is known now, and again when older mail has ended too."""
+        for (destination, priority), wanted in list(self._floors_due.items()):
             link = self.peers.toward(destination)
             floor = self.spool.floor(destination, priority)
-            if link is None or floor is None:
+            if link is None or floor is None:  # the disk will tell
                 continue
-            self._floors_due.discard((destination, priority))
+            if floor >= wanted:
+                del self._floors_due[destination, priority]
+            elif (destination, priority) not in self._floors_untold:
+                continue
+            self._floors_untold.discard((destination, priority))
             body = encode_floor(priority, floor)
             if link.peer != destination:
                 body = sign_blob(self.membership.identity, FLOOR_LABEL, destination + body)

@@ -114,9 +114,11 @@ class Spool:
     def floor(self, destination: NodeId, priority: Priority) -> Number | None:
         """The lowest number that still waits, or the next one when nothing does; None when only the disk knows."""
         queue = self.queue(destination, priority)
-        if queue.rows == 0:
-            return self._outbox.next_number(Flow(self._me, destination, priority))
-        return queue.floor()
+        return self.next_number(destination, priority) if queue.rows == 0 else queue.floor()
+
+    def next_number(self, destination: NodeId, priority: Priority) -> Number:
+        """The number that our next bundle of the flow will have."""
+        return self._outbox.next_number(Flow(self._me, destination, priority))
 
     def take_row(self) -> int:
         """The number for a row that is about to be stored."""

@@ -9,7 +9,7 @@ import pytest
 from meshd.ids import NodeId, Priority
 from meshd.node.requests import Result
 from meshd.store.ops import PutSpool
-from meshd.wire.frames import Ack, BundleFrame, Routed
+from meshd.wire.frames import Ack, BundleFrame, Frame, Kind, Routed
 from tests.node.harness import Device, Reader, World
 
 SERVICES = ("box", "jobs")
@@ -45,12 +45,16 @@ class Chaos:
         self.readers: dict[tuple[NodeId, str], Reader] = {}
         self.lives: dict[tuple[NodeId, str], list[Reader]] = defaultdict(list)
         self.loss = 0.0
-        # What a link takes it carries or ends; but what was carried may come to nothing at the other end.
-        self.world.loses = lambda _, __, frame: (
-            isinstance(frame, BundleFrame | Routed | Ack) and self.rng.random() < self.loss
-        )
+        self.world.loses = lambda _, __, frame: self.may_be_lost(frame) and self.rng.random() < self.loss
         for device in self.world.devices:
             self.subscribe(device)
+
+    @staticmethod
+    def may_be_lost(frame: Frame) -> bool:
+        """What is sent again while its link lives. The rest is lost with a link alone, and sent over the next one."""
+        if isinstance(frame, Routed):
+            return frame.kind in (Kind.RECEIPT, Kind.OFFER, Kind.NEED_OFFER)
+        return isinstance(frame, BundleFrame | Ack)
 
     def subscribe(self, device: Device) -> None:
         for service in SERVICES:
@@ -170,7 +174,7 @@ class Chaos:
         assert not any(device.node._arriving._usage.values())  # noqa: SLF001 - nothing shows it
 
 
-@pytest.mark.parametrize("seed", range(1000))
+@pytest.mark.parametrize("seed", range(100))
 def test_exactly_once_in_order(seed: int) -> None:
     chaos = Chaos(seed)
     chaos.run(60)
