@@ -225,6 +225,8 @@ class Clients:
                 turn.answer(request, Failure(error))
         elif follower is not None:
             self._parts.followers.reach(turn, read.ref, self._stage_on_disk(record), record.reason)
+            if follower.pending and record.state == "delivered":
+                self._parts.spool.watch(read.ref, record)
         else:
             views = self._parts.views
             turn.answer(request, Result(views.trace(read.ref, read.index, record, turn.now)))

@@ -46,16 +46,16 @@ class Outcomes:
             if queue.receipt.is_consumed(waiting.number):
                 self._end(turn, waiting.ref, Stage.CONSUMED, None)
             else:
-                self._watch(queue, waiting)
+                self.watch(queue.destination, queue.priority, waiting.number, waiting.ref)
         if delivered:
             kept_until = turn.now_ms + TRACE_KEPT_MS
             turn.lazy_ops.append(FinishSpool(tuple(delivered), "delivered", None, kept_until))
 
-    def _watch(self, queue: SpoolQueue, waiting: Waiting) -> None:
-        epochs = self._unconsumed.setdefault((queue.destination, queue.priority), {})
-        watched = epochs.setdefault(waiting.number.epoch, {})
-        if len(watched) < _UNCONSUMED_ROWS or waiting.ref in self._followers:
-            watched[waiting.number.sequence] = waiting.ref
+    def watch(self, destination: NodeId, priority: Priority, number: Number, ref: BundleRef) -> None:
+        """The bundle is delivered; note when a receipt says that it is consumed."""
+        watched = self._unconsumed.setdefault((destination, priority), {}).setdefault(number.epoch, {})
+        if len(watched) < _UNCONSUMED_ROWS or ref in self._followers:
+            watched[number.sequence] = ref
 
     def consumed(self, turn: Turn, destination: NodeId, receipt: Receipt, before: Receipt | None) -> None:
         """A receipt may tell that the apps there are done with more than the one before it told."""

@@ -12,7 +12,7 @@ from meshd.delivery.outbox import Outbox, Recipient, flow_key, parse_flow_key
 from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.delivery.receipts import Receipt, decode_receipt, encode_receipt
 from meshd.delivery.sessions import OutgoingSessions
-from meshd.ids import BundleId, Epoch, Flow, NodeId, Number, Priority
+from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
 from meshd.node.effects import DataTimeout, SendBundle
 from meshd.node.outcomes import Outcomes
@@ -296,6 +296,11 @@ class Spool:
     def _refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
         self._note_finished(waiting.row)
         self._outcomes.refuse(turn, queue, waiting, code)
+
+    def watch(self, ref: BundleRef, record: TraceRecord) -> None:
+        """Somebody wants to hear of the consumption of a bundle that was delivered in an earlier life."""
+        if record.destination is not None and record.number is not None and record.priority is not None:
+            self._outcomes.watch(record.destination, record.priority, record.number, ref)
 
     def is_consumed(self, record: TraceRecord) -> bool:
         """Whether the destination's last receipt says that its apps are done with a delivered bundle."""

@@ -320,9 +320,7 @@ class World:
         for mine, its in ((one, other), (other, one)):
             mine.links[its.id] = number
             self._ends[mine.id, number] = (its, number)
-        seen = [
-            (mine, its, its.node.membership.seen_epochs.get(mine.id)) for mine, its in ((one, other), (other, one))
-        ]
+        seen = [(mine, its, its.node.membership.seen_epochs.get(mine.id)) for mine, its in ((one, other), (other, one))]
         for mine, its, known in seen:
             remote = Address("memory", its.name, 1)
             mine.inbox.append(LinkUp(number, its.id, "memory", remote, mine is one, its.node.epoch, known))
@@ -391,10 +389,10 @@ class World:
             if due > end:
                 break
             self.now = max(self.now, due)
-            for device in self.devices:
-                found = device.node.next_deadline()
+            for one in self.devices:
+                found = one.node.next_deadline()
                 if found is not None and found <= self.now:
-                    device.step()
+                    one.step()
             self.pump()
         else:
             raise AssertionError("deadlines that never end")
