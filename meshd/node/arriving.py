@@ -358,9 +358,9 @@ class Arriving:
                 turn.when_durable.append(self._routed(link, source, receipt))
         self._dirty.clear()
 
-    def greet(self, turn: Turn, link: Link) -> None:
-        """A link came up: make sure that the peer gets the receipts of this moment."""
-        self._dirty |= {flow for flow in self._flows if flow[0] == link.peer}
+    def greet(self, source: NodeId) -> None:
+        """There is a path to a device: make sure that it gets the receipts of this moment."""
+        self._dirty |= {flow for flow in self._flows if flow[0] == source}
 
     def _routed(self, link: Link, source: NodeId, receipt: Receipt) -> SendControl:
         body = encode_receipt(receipt)

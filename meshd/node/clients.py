@@ -248,7 +248,7 @@ class Clients:
             case "queue":
                 turn.answer(query, Result(views.queue(turn.now_ms)))
             case "routes":
-                turn.answer(query, Result(views.routes(turn.now)))
+                turn.answer(query, Result(views.routes()))
             case "trace":
                 self._read_trace(turn, _TraceRead(query, *self._message_id(query.argument)))
             case _:

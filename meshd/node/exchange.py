@@ -15,10 +15,12 @@ from meshd.node.echo import Echoes
 from meshd.node.effects import CloseLink, DataAcked
 from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
+from meshd.node.routes import Routes
 from meshd.node.spool import Spool
 from meshd.node.turn import Turn
 from meshd.trust.seal import open_blob, open_need_offer, open_stale_epoch, sign_blob
 from meshd.wire.frames import MAX_HOPS, Ack, BundleFrame, Echo, Frame, Kind, ProbeRequest, ProbeResult, Routed
+from meshd.wire.routing import RouteRequest, RouteUpdate, SeqnoRequest
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +32,7 @@ class Exchange:
     spool: Spool
     arriving: Arriving
     echoes: Echoes
+    routes: Routes
     sessions: OutgoingSessions
     _floors_due: dict[tuple[NodeId, Priority], Number] = attrs.field(factory=dict, init=False)
     """The number that a floor has to reach until nothing can wait in vain."""
@@ -68,6 +71,8 @@ class Exchange:
                     self.echoes.received(turn, frame, self.peers)
                 else:
                     self.echoes.pass_on(turn, frame, self.peers)
+            case RouteUpdate() | SeqnoRequest() | RouteRequest():
+                self.routes.received(turn, link, frame)
             case ProbeRequest():
                 target = self.peers.link_to(frame.target)
                 turn.send(link.number, ProbeResult(frame.target, alive=target is not None and not target.suspect))

@@ -41,6 +41,7 @@ from meshd.node.outcomes import Outcomes
 from meshd.node.passing import Passing
 from meshd.node.peers import Link, Peers
 from meshd.node.requests import Request
+from meshd.node.routes import Routes
 from meshd.node.spool import Spool
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
@@ -135,7 +136,9 @@ class Node:
         self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, passing, limits)
         self.admissions = Admissions(self.membership, self._tickets, rng)
         self._echoes = Echoes(me)
+        self._routes = Routes(self.membership, self.peers, epoch, rng)
         views = Views(
+            route_table=self._routes,
             membership=self.membership,
             peers=self.peers,
             spool=self.spool,
@@ -157,6 +160,7 @@ class Node:
         self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
         self._exchange = Exchange(
+            routes=self._routes,
             membership=self.membership,
             peers=self.peers,
             spool=self.spool,
@@ -209,12 +213,14 @@ class Node:
             self._mailboxes.next_deadline(),
             self._arriving.next_deadline(),
             self._echoes.next_deadline(),
+            self._routes.next_deadline(),
             self.membership.next_deadline(),
             self._purge_at,
         )
         return min((due for due in deadlines if due is not None), default=None)
 
     def _poll(self, turn: Turn) -> None:
+        self._routes.poll(turn)
         self.spool.expire(turn)
         self.spool.retry(turn, self.peers)
         self._mailboxes.poll(turn)
@@ -243,6 +249,7 @@ class Node:
             self._arriving.take_own_ephemeral(turn, draft, lifetime_ms)
         for waiting, priority in self.spool.plan_local(turn):
             self._arriving.take_local(turn, waiting, priority)
+        self._routes_changed(turn)
         self.spool.plan(turn, self.peers)
         self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
@@ -254,6 +261,7 @@ class Node:
         self._mailboxes.names = self._echoes.names = {
             node: member.name for node, member in self.membership.require_roster().members.items()
         }
+        self._routes.members_changed(turn, news)
         for node in news:
             if self.membership.public_key(node) is None:
                 self.spool.give_up(node)
@@ -290,7 +298,7 @@ class Node:
             case LinkDown():
                 self._link_down(turn, event)
             case LinkMeasured():
-                self.peers.measured(event)
+                self._measured(turn, event)
             case DialFailed():
                 self.peers.dial_failed(event)
                 turn.log("debug", "dial failed", peer=event.peer, address=str(event.address), reason=event.reason)
@@ -354,16 +362,41 @@ class Node:
             self._greet(turn, now_used)
 
     def _path_changed(self, turn: Turn, peer: NodeId, before: Link | None) -> None:
-        if before is not None and self.peers.link_to(peer) is not before:
+        link = self.peers.link_to(peer)
+        if link is before:
+            return
+        if link is None:
+            self._routes.link_lost(turn, peer)
+        else:
+            self._routes.link_chosen(turn, link)
+        if before is not None:
             self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
         self.spool.touch(peer)
 
+    def _measured(self, turn: Turn, event: LinkMeasured) -> None:
+        self.peers.measured(event)
+        link = self.peers.link(event.link)
+        if link is not None and self.peers.link_to(link.peer) is link:
+            self._routes.measured(turn, link.peer)
+
+    def _routes_changed(self, turn: Turn) -> None:
+        for destination in self._routes.take_changed():
+            self.spool.touch(destination)
+            if destination in self.peers.next_hops:
+                self._arriving.greet(destination)
+                self._owe_floors(destination)
+        needed = self._routes.epoch_needed
+        if needed is not None and needed >= self._highest_epoch:
+            self._raise_epoch(turn, needed)
+
+    def _owe_floors(self, destination: NodeId) -> None:
+        own = [queue.priority for queue in self.spool.queues_for(destination) if queue.own]
+        self._exchange.owe_floors((destination, priority) for priority in own)
+
     def _greet(self, turn: Turn, link: Link) -> None:
         self.membership.greet(turn, link)
-        self._arriving.greet(turn, link)
-        self._exchange.owe_floors(
-            (link.peer, queue.priority) for queue in self.spool.queues_for(link.peer) if queue.own
-        )
+        self._arriving.greet(link.peer)
+        self._owe_floors(link.peer)
 
     def _raise_epoch(self, turn: Turn, seen: Epoch) -> None:
         """A peer knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""
@@ -400,6 +433,7 @@ class Node:
                 self.epoch = effect.epoch
                 self._outbox.start_epoch(effect.epoch)
                 self._arriving.start_epoch(effect.epoch)
+                self._routes.renew(turn, effect.epoch)
                 self._is_changing_epoch = effect.epoch != self._highest_epoch
             case _:
                 turn.emit(effect)

@@ -9,9 +9,9 @@ import attrs
 from meshd import __version__
 from meshd.ids import BundleRef, NodeId, format_message_id, to_text
 from meshd.links.peer import PeerStatistics
-from meshd.links.quality import metric
 from meshd.node.membership import Membership
 from meshd.node.peers import Peer, Peers
+from meshd.node.routes import Routes
 from meshd.node.spool import Spool
 from meshd.store.ops import TraceRecord
 from meshd.transport.base import Address
@@ -24,6 +24,7 @@ class Views:
     membership: Membership
     peers: Peers
     spool: Spool
+    route_table: Routes
     quota_bytes: int
     dialer: Callable[[NodeId], PeerStatistics | None]
     wall: Callable[[], float] = time.time
@@ -86,24 +87,22 @@ class Views:
             "last_error": None if link is not None else last_error,
         }
 
-    def routes(self, now: float) -> list[dict[str, Any]]:
-        """``meshctl routes``: the devices that are linked to this one."""
-        rows: list[dict[str, Any]] = []
-        for link in self.peers.links():
-            name = self.membership.name_of(link.peer)
-            rows.append(
-                {
-                    "destination": to_text(link.peer),
-                    "name": name,
-                    "next_hop": to_text(link.peer),
-                    "next_hop_name": name,
-                    "metric": metric(self.peers.peer(link.peer).quality.snapshot(now)),
-                    "seqno": 0,
-                    "feasibility_distance": metric(self.peers.peer(link.peer).quality.snapshot(now)),
-                    "state": "selected",
-                }
-            )
-        return rows
+    def routes(self) -> list[dict[str, Any]]:
+        """``meshctl routes``."""
+        name_of = self.membership.name_of
+        return [
+            {
+                "destination": to_text(view.destination),
+                "name": name_of(view.destination),
+                "next_hop": None if view.next_hop is None else to_text(view.next_hop),
+                "next_hop_name": None if view.next_hop is None else name_of(view.next_hop),
+                "metric": view.metric,
+                "seqno": view.seqno.number,
+                "feasibility_distance": view.feasibility_distance,
+                "state": view.state.value,
+            }
+            for view in self.route_table.views()
+        ]
 
     def queue(self, now_ms: int) -> list[dict[str, Any]]:
         """``meshctl queue``."""
