@@ -338,10 +338,13 @@ class World:
         self.pump()
 
     def close(self, one: Device, number: int) -> None:
-        """``one`` closed a link."""
+        """``one`` closed a link: what it said before still arrives."""
         end = self._ends.get((one.id, number))
-        if end is not None and one.links.get(end[0].id) == number:
-            self.disconnect(one, end[0])
+        if end is None or one.links.get(end[0].id) != number:
+            return
+        for mine, its in ((one, end[0]), (end[0], one)):
+            del mine.links[its.id], self._ends[mine.id, number]
+            mine.inbox.append(LinkDown(number, its.id, "closed", "on purpose"))
 
     def carry(self, sender: Device, number: int, frame: Frame) -> None:
         """Take a frame over a link, unless it is lost or held back."""

@@ -1,0 +1,270 @@
+"""Sessions, prekeys and epochs between nodes; who is in the mesh, and who is not any more."""
+
+import attrs
+import pytest
+
+from meshd.ids import Epoch
+from meshd.links.events import LinkUp
+from meshd.node.effects import Announce, LeavePeer
+from meshd.node.membership import is_usable_prekey
+from meshd.node.requests import Echo, Query, Remove
+from meshd.store.ops import DeleteFact, PutFact
+from meshd.transport.base import Address
+from meshd.trust.card import sign_card
+from meshd.wire.frames import BundleFrame, Cards, Kind, Routed, Statements
+from tests.node.harness import DAY, Device, World
+from tests.trust.people import added, device
+
+
+def linked(count: int = 2) -> tuple[World, list[Device]]:
+    world = World(count)
+    for other in world.devices[1:]:
+        world.connect(world.devices[0], other)
+    return world, world.devices
+
+
+def rolled_back(world: World, one: Device, lives: int = 3) -> None:
+    """Start ``one`` from a disk whose epoch is ``lives`` starts old."""
+    epoch = one.database.snapshot().facts["epoch"][b""]
+    others = [world.device(peer) for peer in one.links]
+    for _ in range(lives):
+        one.crash()
+        for other in others:
+            world.connect(one, other)
+    for other in others:
+        world.disconnect(one, other)
+    one.database.apply([(0, [PutFact("epoch", b"", epoch)])], world.now_ms)
+    one.start()
+
+
+def is_kind(kind: int, frame: object) -> bool:
+    return isinstance(frame, Routed) and frame.kind == kind
+
+
+class TestSessions:
+    def test_a_lost_offer_is_asked_for(self) -> None:
+        world, (a, b) = linked()
+        lost = iter([True])
+        world.loses = lambda _, __, frame: is_kind(Kind.OFFER, frame) and next(lost, False)
+        sent = a.send("d1", b"x", b"y", wait="delivered")
+        assert a.result(sent)["state"] == "delivered"
+        assert b.read().payloads == [b"x", b"y"]
+
+    def test_an_offer_goes_with_a_session_until_its_first_receipt(self) -> None:
+        world, (a, b) = linked()
+        offers: list[object] = []
+        world.loses = lambda _, __, frame: is_kind(Kind.OFFER, frame) and bool(offers.append(frame))
+        a.send("d1", b"x")
+        a.send("d1", b"y")
+        assert len(offers) == 1
+        world.disconnect(a, b)
+        world.connect(a, b)
+        a.send("d1", b"z")
+        assert len(offers) == 1
+
+    def test_an_offer_for_a_prekey_that_was_lost_is_wrapped_anew(self) -> None:
+        world, (a, b) = linked()
+        world.disconnect(a, b)
+        lost = [DeleteFact("prekey", key) for key in b.database.snapshot().facts["prekey"]]
+        b.database.apply([(0, lost)], world.now_ms)
+        b.crash()
+        a.send("d1", b"x")
+        world.loses = lambda _, __, frame: isinstance(frame, Cards)
+        world.connect(a, b)
+        world.loses = lambda *_: False
+        world.advance(30)
+        assert (a.closed, b.closed) == ([], [])
+        assert b.read().payloads == [b"x"]
+
+    def test_mail_that_waited_through_rotations_of_the_prekey_arrives(self) -> None:
+        world, (a, b) = linked()
+        world.disconnect(a, b)
+        a.send("d1", b"x", lifetime_ms=int(29 * DAY * 1000))
+        for _ in range(3):
+            world.advance(8 * DAY)
+        a.crash()
+        b.crash()
+        world.connect(a, b)
+        assert b.read().payloads == [b"x"]
+
+    def test_a_new_session_every_hour_and_roots_outlive_the_destinations_restart(self) -> None:
+        world, (a, b) = linked()
+        a.send("d1", b"0")
+        world.advance(3_601)
+        a.send("d1", b"1")
+        heads = {frame.head[-40:-20] for frame in world.bundles}
+        assert len(heads) == 2
+        b.crash()
+        world.connect(a, b)
+        a.send("d1", b"2")
+        assert b.read().payloads == [b"0", b"1", b"2"]
+
+    @pytest.mark.parametrize("bad", [bytes(32), b"\x01" + bytes(31), b"short"])
+    def test_a_prekey_of_low_order_is_no_prekey(self, bad: bytes) -> None:
+        assert not is_usable_prekey(bad)
+
+    def test_a_card_with_such_a_prekey_harms_nobody(self) -> None:
+        world, (a, b) = linked()
+        card = b.node.membership.card(b.id)
+        assert card is not None
+        bad = attrs.evolve(card, version=card.version + 1, prekeys=((card.prekeys[0][0], bytes(32)),))
+        world.inject(b, a, Cards((sign_card(b.identity, bad),)))
+        assert a.closed == []
+        assert a.result(a.send("d1", b"x", wait="delivered"))["state"] == "delivered"
+
+
+class TestEpochs:
+    def test_an_old_disk_numbers_above_what_peers_remember(self) -> None:
+        world, (a, b) = linked()
+        a.send("d1", b"0")
+        rolled_back(world, a)
+        before = a.node.epoch
+        world.connect(a, b)
+        assert a.node.epoch > before
+        assert a.result(a.send("d1", b"1", wait="delivered"))["state"] == "delivered"
+        assert b.read().payloads == [b"0", b"1"]
+
+    def test_receipts_after_that_are_newer_than_all_before(self) -> None:
+        world, (a, b) = linked()
+        a.send("d1", b"0", wait="delivered")
+        rolled_back(world, b)
+        world.connect(a, b)
+        assert a.result(a.send("d1", b"1", wait="delivered"))["state"] == "delivered"
+
+    def test_nothing_is_numbered_before_the_higher_epoch_is_on_disk(self) -> None:
+        world, (a, b) = linked()
+        rolled_back(world, a)
+        a.is_store_held = True
+        world.connect(a, b)
+        a.send("d1", b"x")
+        assert not [frame for frame in world.bundles if isinstance(frame, BundleFrame)]
+        a.is_store_held = False
+        world.pump()
+        assert b.read().payloads == [b"x"]
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_two_peers_that_remember_make_it_rise_once(self, seed: int) -> None:
+        world, (a, b, c) = linked(3)
+        rolled_back(world, a)
+        world.rng.seed(seed)
+        a.is_store_held = True
+        world.connect(a, b)
+        world.connect(a, c)
+        epochs = [a.node.epoch]
+        while a.store:
+            a.run_store()
+            a.turn()
+            epochs.append(a.node.epoch)
+        assert epochs == sorted(epochs)
+        assert len(set(epochs)) == 2
+
+    def test_a_peer_can_not_wear_out_the_counter(self) -> None:
+        world, (a, b) = linked()
+        before = a.node.epoch
+        claimed = Epoch(2**63 - 1, bytes(8))
+        a.inbox.append(LinkUp(99, b.id, "memory", Address("memory", "d1", 1), False, b.node.epoch, claimed))
+        world.pump()
+        assert a.node.epoch == before
+        assert [close.code for close in a.closed] == ["P_MALFORMED"]
+
+    def test_bundles_of_an_epoch_that_is_not_newer_are_refused_as_stale_and_hold_nothing_up(self) -> None:
+        world, (a, b) = linked()
+        epoch = a.database.snapshot().facts["epoch"][b""]
+        for i in range(3):
+            a.crash()
+            world.connect(a, b)
+            a.send("d1", b"%d" % i)
+        a.database.apply([(0, [PutFact("epoch", b"", epoch)])], world.now_ms)
+        world.disconnect(a, b)
+        a.start()
+        stale = a.send("d1", b"copy", wait="delivered")
+        world.connect(a, b)
+        assert a.code(stale) == "E_REFUSED"
+        fresh = a.send("d1", b"new", wait="delivered")
+        world.advance(61)
+        assert a.result(fresh)["state"] == "delivered"
+        assert b.read().payloads == [b"0", b"1", b"2", b"new"]
+
+
+class TestMembership:
+    def test_statements_and_cards_spread_over_others(self) -> None:
+        world = World(3)
+        a, b, c = world.devices
+        world.connect(a, b)
+        world.connect(b, c)
+        assert c.node.membership.card(a.id) is not None
+        roster = added(world.roster, 0, 9)
+        world.inject(a, b, Statements(roster.all_statements()))
+        assert [one.node.membership.public_key(device(9).node_id) is not None for one in (b, c)] == [True] * 2
+
+    def test_a_removed_device_is_shut_out_by_all_who_hear_of_it(self) -> None:
+        world, (a, b, c) = linked(3)
+        world.connect(b, c)
+        assert a.result(a.ask(Remove, device="d2"))["name"] == "d2"
+        world.advance(1)
+        assert c.id not in a.links
+        assert c.id not in b.links
+        assert LeavePeer(c.id) in b.other
+        assert a.code(a.send("d2", b"y")) == "E_UNKNOWN_DEVICE"
+        assert Announce(None) in c.other
+        world.connect(c, b)
+        assert c.id not in b.links
+
+    def test_mail_for_a_removed_device_is_refused(self) -> None:
+        world = World(3)
+        a, b, _ = world.devices
+        world.connect(a, b)
+        sent = b.send("d2", b"x", wait="delivered")
+        a.ask(Remove, device="d2")
+        world.advance(1)
+        assert b.code(sent) == "E_REFUSED"
+        assert b.query("queue") == []
+
+    def test_only_an_admin_removes(self) -> None:
+        _, (_, b, _) = linked(3)
+        assert b.code(b.ask(Remove, device="d2")) == "E_NOT_ADMIN"
+
+    def test_a_card_that_somebody_else_made_is_no_card(self) -> None:
+        world, (a, b, c) = linked(3)
+        card = c.node.membership.card(c.id)
+        assert card is not None
+        world.inject(b, a, Cards((sign_card(c.identity, attrs.evolve(card, version=9))[:-1] + b"\x00",)))
+        assert [close.code for close in a.closed] == ["P_AUTH"]
+
+
+class TestEcho:
+    def test_round_trips_are_counted_and_named(self) -> None:
+        world, (a, _) = linked()
+        request = a.ask(Echo, destination="d1", count=3, timeout_s=2.0)
+        world.advance(2)
+        answer = a.result(request)
+        assert (answer["sent"], answer["received"], answer["path"]) == (3, 3, ["d0", "d1"])
+
+    def test_lost_ones_are_counted_too(self) -> None:
+        world, (a, _) = linked()
+        world.loses = lambda *_: True
+        request = a.ask(Echo, destination="d1", count=2, timeout_s=0.5)
+        world.advance(3)
+        assert a.result(request) == {"sent": 2, "received": 0, "rtt_ms": None, "path": []}
+
+    def test_to_oneself_and_without_a_path(self) -> None:
+        world = World()
+        a, _ = world.devices
+        assert a.result(a.ask(Echo, destination="d0", count=1, timeout_s=1.0))["received"] == 1
+        assert a.code(a.ask(Echo, destination="d1", count=1, timeout_s=1.0)) == "E_UNREACHABLE"
+        assert a.code(a.ask(Echo, destination="d1", count=0, timeout_s=1.0)) == "E_USAGE"
+
+
+class TestViews:
+    def test_each_is_plain(self) -> None:
+        world, (a, _, _) = linked(3)
+        world.advance(1)
+        assert a.query("status")["peers_up"] == 2
+        assert [member["name"] for member in a.query("members")] == ["d0", "d1", "d2"]
+        assert {peer["state"] for peer in a.query("peers")} == {"up"}
+        assert {route["name"] for route in a.query("routes")} >= {"d1", "d2"}
+
+    def test_unknown_ones_are_refused(self) -> None:
+        _, (a, _) = linked()
+        assert a.code(a.ask(Query, view="nothing")) == "E_UNSUPPORTED"
+        assert a.code(a.ask(Query, view="trace", argument="?")) == "E_USAGE"
