@@ -1,6 +1,7 @@
 """meshd: the composition root. Reads the configuration, opens the disk and the sockets, runs the node."""
 
 import argparse
+import gc
 import os
 import random
 import re
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import structlog
 import trio
 
 from meshd import __version__
@@ -30,7 +30,7 @@ from meshd.discovery.sightings import Sightings
 from meshd.errors import MeshdError
 from meshd.ids import NodeId, is_device_name, to_text
 from meshd.links.peer import PeerStatistics
-from meshd.logs import configure
+from meshd.logs import configure, get_logger
 from meshd.node.clients import Listening
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
@@ -51,7 +51,7 @@ _EXITS = {"E_CONFIG": EXIT_USAGE, "E_RUNTIME_DIR": EXIT_USAGE, "E_RUNNING": EXIT
 # A thread that waits for the interpreter gets it after this long; commits would wait for 5 ms.
 _SWITCH_INTERVAL_S = 0.0002
 
-log = structlog.get_logger("meshd.daemon")
+log = get_logger("meshd.daemon")
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +72,8 @@ def main() -> None:
         if options is None:
             return
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()  # modules live as long as the process: collections need not walk through them
         trio.run(run_daemon, options)
     except MeshdError as error:
         fail(error)

@@ -3,9 +3,19 @@
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TypeAlias
 
-import structlog
+# structlog imports rich when it is there, for tracebacks that are never drawn here: 4 MB of every daemon. So
+# nothing but this module imports structlog.
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None is the documented way to keep a module out
+
+import structlog  # noqa: E402
+
+Logger: TypeAlias = structlog.typing.FilteringBoundLogger
+"""What writes log lines, with the fields bound to it."""
+
+get_logger = structlog.get_logger
+"""``get_logger("meshd.part")``: the logger of a component."""
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

@@ -3,12 +3,12 @@
 import math
 from typing import NoReturn, Protocol
 
-import structlog
 import trio
 
 from meshd.api.connection import MAX_QUEUED_BYTES, Connection
 from meshd.api.listener import SocketSettings, peer_uid, unix_listener
 from meshd.errors import MeshdError
+from meshd.logs import Logger, get_logger
 from meshd.node.requests import Request
 from meshd.wire.codec import ShapeError
 
@@ -30,7 +30,7 @@ _LAST_WORDS_S = 1
 
 _READ_BYTES = 256 * 1024
 
-_log = structlog.get_logger("meshd.api")
+_log = get_logger("meshd.api")
 
 
 class Server:
@@ -75,7 +75,7 @@ class Server:
             self._clients -= 1
             await self._tell_gone(connection, log)
 
-    async def _tell_gone(self, connection: Connection, log: structlog.typing.FilteringBoundLogger) -> None:
+    async def _tell_gone(self, connection: Connection, log: Logger) -> None:
         """Also when the daemon stops: the node may still be flushing what this client had open."""
         try:
             with trio.move_on_after(_LAST_WORDS_S, shield=True) as scope:
@@ -87,7 +87,7 @@ class Server:
                 log.warning("disconnect_not_posted")
 
     async def _converse(
-        self, stream: trio.SocketStream, connection: Connection, log: structlog.typing.FilteringBoundLogger
+        self, stream: trio.SocketStream, connection: Connection, log: Logger
     ) -> None:
         with connection.overrun as overrun:
             async with trio.open_nursery() as nursery:

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
-import structlog
 import trio
 
 from meshd.config import Discovery
@@ -22,6 +21,7 @@ from meshd.discovery.presence import Presence, places
 from meshd.discovery.responder import GOODBYE_LIMIT_S, Responder
 from meshd.discovery.sightings import SALT_SIZE, Advert, Heard, Lost, Sightings
 from meshd.ids import NodeId
+from meshd.logs import get_logger
 from meshd.trust.roster import discovery_tag
 
 REBUILD_INTERVAL_S = 1.0
@@ -37,7 +37,7 @@ LOOKS_AT_ONCE = 200
 Input: TypeAlias = Announce | Members | NetworkChanged | Resumed
 Post: TypeAlias = Callable[[PeerSeen | PeerGone], Awaitable[None]]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 async def run_mdns(

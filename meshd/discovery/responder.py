@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable
 
 import attrs
-import structlog
 import zeroconf
 from zeroconf import BadTypeInNameException
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
@@ -23,6 +22,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from meshd.discovery.presence import Presence
 from meshd.discovery.sightings import Heard, Lost
 from meshd.ids import to_text
+from meshd.logs import get_logger
 
 SERVICE_TYPE = "_meshd._udp.local."
 
@@ -39,7 +39,7 @@ RESOLVE_LIMIT_MS = 3000
 MAX_RESOLVING = 16
 """Announcements that came without all their records, asked for at a time; more are dropped."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @attrs.define(eq=False)

@@ -9,7 +9,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
-import structlog
 import trio
 
 from meshd.errors import CATALOGUE, RemoteProtocolError
@@ -19,6 +18,7 @@ from meshd.links.context import Post
 from meshd.links.events import FramesReceived, LinkDown, LinkMeasured
 from meshd.links.liveness import PING_SECONDS, Action, Liveness, Phase, PhaseChanged, SendPing
 from meshd.links.outgoing import Outgoing
+from meshd.logs import get_logger
 from meshd.transport.base import Connection, Lane, TransportError
 from meshd.wire.frames import HANDSHAKE_TYPES, Bye, Frame, Ping, Pong, decode_frame, encode_frame
 
@@ -32,7 +32,7 @@ RATE_BYTES = 8 * 1024 * 1024
 """Throughput is measured over at least this much without a pause, so that buffers don't flatter it."""
 
 _REASON_CHARACTERS = 200
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 @attrs.frozen

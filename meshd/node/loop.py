@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 import attrs
-import structlog
 import trio
 
 from meshd.config import StaticPeer
@@ -25,6 +24,7 @@ from meshd.links.dialer import keep_linked
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.links.events import Mailbox as Outgoing
 from meshd.links.peer import PeerControl, PeerStatistics
+from meshd.logs import get_logger
 from meshd.node.clients import Listening
 from meshd.node.effects import (
     AdmitAnswer,
@@ -53,7 +53,7 @@ from meshd.transport.base import Connection, Transport
 from meshd.transport.websocket import WebsocketTransport
 from meshd.trust.card import CardAddress
 
-log = structlog.get_logger("meshd.node")
+log = get_logger("meshd.node")
 
 LEAVE_SECONDS = 1.0
 

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
 import trio
 
+from meshd.logs import get_logger
 from meshd.store.database import Database
 from meshd.store.requests import Due, Event, Requests, carry_out, split
 
@@ -20,7 +20,7 @@ CLOSE_LIMIT_S = 3.0
 SLOW_COMMIT_S = 0.1
 """A transaction or read over this is logged, seconds."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class _Returns:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from typing import NoReturn
 
-import structlog
 import trio
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # re-exported, but not declared so
 from aioquic.quic import connection as aioquic_connection
@@ -27,6 +26,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from meshd.logs import get_logger
 from meshd.transport.base import Address, Handler, Pin, TransportError
 from meshd.transport.quic_connection import QuicConnection
 from meshd.transport.serving import HalfOpen, HalfOpenLimits, Slot, closing, deadline, plain_nursery, run_handler
@@ -34,7 +34,7 @@ from meshd.transport.sockets import SockAddr, to_address
 from meshd.transport.udp import UdpSocket
 from meshd.wire.frames import ALPN_LINK
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _CID_BYTES = 8
 _LONG_HEADER = 0x80  # RFC 9000 section 17.2

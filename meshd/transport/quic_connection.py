@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import attrs
-import structlog
 import trio
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic import events
 
 from meshd.errors import RemoteProtocolError
+from meshd.logs import get_logger
 from meshd.transport.base import Address, Lane, TransportError
 from meshd.transport.framing import (
     BATCH_BYTES,
@@ -30,7 +30,7 @@ from meshd.transport.sockets import SockAddr, to_address
 from meshd.transport.udp import UdpSocket
 from meshd.wire.frames import ALPN_LINK, MAX_FRAME_BYTES
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """What a lane may hold unread once the peer is known."""

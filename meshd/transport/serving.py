@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Protocol, TypeVar
 
 import attrs
-import structlog
 import trio
 
 from meshd.errors import RemoteProtocolError
+from meshd.logs import get_logger
 from meshd.transport.base import Connection, Handler, TransportError
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 @attrs.frozen

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from functools import partial
 from typing import NoReturn
 
-import structlog
 import trio
 import trio_websocket
 import wsproto.utilities
@@ -20,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshd.errors import RemoteProtocolError
+from meshd.logs import get_logger
 from meshd.transport.base import Address, Handler, Lane, Pin, TransportError
 from meshd.transport.framing import BATCH_BYTES, FrameReader, encode_batches, oversized
 from meshd.transport.serving import HalfOpen, HalfOpenLimits, closing, deadline, plain_nursery, run_handler
@@ -34,7 +34,7 @@ from meshd.transport.tls import (
 )
 from meshd.wire.frames import ALPN_JOIN, ALPN_LINK
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _PATH = "/meshd"
 _BACKLOG = 128

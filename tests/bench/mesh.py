@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,9 @@ class Node(Daemon):
     def use(self, *transports: str) -> None:
         """Allow these from the next start on."""
         variable = f"MESHD_LINKS_TRANSPORTS={','.join(transports)}"
-        self.program = ("/usr/bin/env", variable, sys.executable, "-m", "meshd.daemon")
+        # Compiled modules are written at the first start, as on any other machine.
+        settings = ("-u", "PYTHONDONTWRITEBYTECODE", variable)
+        self.program = ("/usr/bin/env", *settings, sys.executable, "-m", "meshd.daemon")
 
     def ask(self, op: str, **arguments: object) -> Any:
         """One question to the daemon."""
@@ -72,6 +75,10 @@ def mesh(*names: str) -> Iterator[tuple[Node, ...]]:
             node.ask("join", code=founder.ask("invite")["code"], name=node.name)
         await_links(nodes)
         yield nodes
+    except Exception:
+        for node in nodes:
+            print(f"The end of {node.name}'s log:", *node.log_tail(), sep="\n", file=sys.stderr)
+        raise
     finally:
         for node in nodes:
             node.abandon()
@@ -116,8 +123,12 @@ class App:
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """Wait for the end of the command begun. Raises RuntimeError when the app ended."""
+        """Wait for the end of the command begun. Raises RuntimeError when the app ended, TimeoutError."""
         assert self._process.stdout is not None
+        # At most one line is on its way, so none hides in the reader's buffer.
+        ready, _, _ = select.select([self._process.stdout], [], [], CALL_S)
+        if not ready:
+            raise TimeoutError(f"no answer from an app within {CALL_S:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the app ended with exit code {self._process.wait()}")
