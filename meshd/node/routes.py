@@ -8,10 +8,10 @@ from meshd.links.quality import metric
 from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
 from meshd.node.turn import Turn
-from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, Send
+from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, RouteView, Send
 from meshd.routing.router import Router
 from meshd.routing.seqno import signer, verifier
-from meshd.routing.effects import RouteView
+from meshd.routing.view import RouteView
 from meshd.wire.routing import RouteRequest, RouteUpdate, SeqnoRequest
 
 

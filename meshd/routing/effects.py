@@ -1,12 +1,10 @@
-"""What the router wants done, and how it looks from outside."""
+"""What the router wants done."""
 
-import enum
 from typing import TypeAlias
 
 import attrs
 
 from meshd.ids import Epoch, NodeId
-from meshd.routing.seqno import Seqno
 from meshd.wire.routing import RouteRequest, RouteUpdate, SeqnoRequest
 
 
@@ -37,46 +35,3 @@ class EpochNeeded:
 
 
 Effect: TypeAlias = Send | RouteChanged | EpochNeeded
-
-
-class RouteState(enum.Enum):
-    """What is to be said about an entry of the route table."""
-
-    SELECTED = "selected"
-    FEASIBLE = "feasible"
-    UNFEASIBLE = "unfeasible"
-    STALE = "stale"
-    """Of an epoch that the destination has left."""
-    UNREACHABLE = "unreachable"
-    """No route; the destination is held for a while (RFC 8966 section 3.5.4)."""
-
-
-@attrs.frozen(kw_only=True)
-class RouteView:
-    """One line of ``meshctl routes``.
-
-    Args:
-        next_hop: None when unreachable. metric: from here, 1..0xFFFF.
-        feasibility_distance: metric part of the source's; None when nothing was ever offered.
-    """
-
-    destination: NodeId
-    next_hop: NodeId | None
-    metric: int
-    seqno: Seqno
-    feasibility_distance: int | None
-    state: RouteState
-
-
-@attrs.frozen(kw_only=True)
-class RouterStatistics:
-    """Sizes of the tables, and counts since the start."""
-
-    neighbours: int
-    sources: int
-    routes: int
-    updates_sent: int
-    entries_sent: int
-    requests_sent: int
-    entries_ignored: int
-    requests_ignored: int

@@ -30,7 +30,8 @@ def damped(used: int, measured: int) -> int:
 
 def extended(metric: int, cost: int) -> int:
     """The metric over a link of this cost. Strictly greater than ``metric``, or INFINITY."""
-    return min(metric + cost, INFINITY)
+    total = metric + cost
+    return min(INFINITY, total)
 
 
 def is_much_better(metric: int, current: int) -> bool:

@@ -66,6 +66,15 @@ def best(routes: Iterable[Route]) -> Route | None:
     return min(routes, key=lambda route: (route.metric, route.neighbour.id), default=None)
 
 
+def worth_a_request(routes: Iterable[Route], source: Source, selected: Route | None) -> list[NodeId]:
+    """The neighbours whose routes would be selected, or replace the selected one, if a new seqno made them feasible.
+
+    RFC 8966 sections 3.8.2.1 and 3.8.2.2.
+    """
+    limit = metric.INFINITY if selected is None else selected.metric * metric.SWITCH_RATIO
+    return [r.neighbour.id for r in routes if r is not selected and r.metric < limit and not r.is_usable(source)]
+
+
 class RouteTable:
     """All routes, by destination and neighbour, and the selected one of each destination."""
 
@@ -78,7 +87,7 @@ class RouteTable:
         return sum(self._counts.values())
 
     def __iter__(self) -> Iterator[tuple[NodeId, Route]]:
-        return ((destination, route) for destination, routes in self._routes.items() for route in routes.values())
+        return iter([(to, route) for to, routes in self._routes.items() for route in routes.values()])
 
     def to(self, destination: NodeId) -> Mapping[NodeId, Route]:
         """The routes to ``destination``, by neighbour."""

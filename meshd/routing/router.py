@@ -8,14 +8,15 @@ from meshd.errors import LocalProtocolError, RemoteProtocolError
 from meshd.ids import Epoch, NodeId
 from meshd.routing import metric, source
 from meshd.routing.budget import Budget
-from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, RouterStatistics, RouteState, RouteView, Send
+from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, Send
 from meshd.routing.neighbour import Neighbour, NeighbourTable
 from meshd.routing.request import REQUEST_HOPS, PendingRequests
-from meshd.routing.route import EXPIRY_SECONDS, Route, RouteTable, Selection, best
+from meshd.routing.route import EXPIRY_SECONDS, RouteTable, Selection, best, worth_a_request
 from meshd.routing.seqno import Announcement, Seqno, Sign, Verdict, Verify
 from meshd.routing.source import Source, SourceTable
 from meshd.routing.timers import Timers
-from meshd.routing.update import INTERVAL_SECONDS, Updates
+from meshd.routing.update import INTERVAL_SECONDS, JITTER_SECONDS, Updates
+from meshd.routing.view import RouterStatistics, RouteView, route_views
 from meshd.wire.routing import MAX_SEQNO, RouteEntry, RouteRequest, RouteUpdate, SeqnoRequest
 
 SEQNO_BURST = 16
@@ -37,26 +38,25 @@ class Router:
     may move ``next_deadline``, at which ``poll`` is to be called.
 
     Args:
-        node, epoch: this device's router-id (section 3 of the RFC).
+        node: this device.
+        seqno: its own to begin with: of an epoch that no other Router was ever made with, and usually 0.
         sign: signs this device's own seqnos; verify: judges those of others.
         split_horizon: see :class:`meshd.routing.update.Updates`.
     """
 
     def __init__(
-        self, *, node: NodeId, epoch: Epoch, sign: Sign, verify: Verify, rng: random.Random, split_horizon: bool = True
+        self, *, node: NodeId, seqno: Seqno, sign: Sign, verify: Verify, rng: random.Random, split_horizon: bool = True
     ) -> None:
         self.node = node
         self._sign, self._verify, self._rng = sign, verify, rng
         self._neighbours: NeighbourTable = {}
-        self._sources: SourceTable = {}
+        self._sources = SourceTable(verify)
         self._routes = RouteTable()
         self._selection = Selection()
         self._requests = PendingRequests()
-        self._updates = Updates(
-            self._announce(Seqno(epoch, 0)), self._sources, self._routes, self._neighbours, split_horizon
-        )
+        self._updates = Updates(self._announce(seqno), self._sources, self._routes, self._neighbours, split_horizon)
         self._timers: Timers[tuple[_Timer, NodeId]] = Timers()
-        self._next_hops: dict[NodeId, NodeId] = {}
+        self._used: dict[NodeId, tuple[NodeId, int, Epoch]] = {}
         self._seqnos = Budget(SEQNO_BURST, SEQNOS_PER_SECOND)
         self._epoch_needed_above: Epoch | None = None
         self._effects: list[Effect] = []
@@ -76,24 +76,12 @@ class Router:
 
     def next_hop(self, destination: NodeId) -> NodeId | None:
         """The neighbour to hand mail for ``destination`` to; None when there is no route now."""
-        return self._next_hops.get(destination)
+        used = self._used.get(destination)
+        return None if used is None else used[0]
 
     def routes(self) -> tuple[RouteView, ...]:
-        """The route table, by destination, the selected route of each first."""
-        views = [self._view(destination, route) for destination, route in self._routes]
-        views += [
-            RouteView(
-                destination=destination,
-                next_hop=None,
-                metric=metric.INFINITY,
-                seqno=entry.newest.seqno,
-                feasibility_distance=None if entry.feasibility is None else entry.feasibility.metric,
-                state=RouteState.UNREACHABLE,
-            )
-            for destination, entry in self._sources.items()
-            if not self._routes.to(destination)
-        ]
-        return tuple(sorted(views, key=lambda v: (v.destination, v.state is not RouteState.SELECTED, v.metric)))
+        """The route table, for people."""
+        return route_views(self._sources, self._routes)
 
     def statistics(self) -> RouterStatistics:
         """Sizes and counts."""
@@ -111,7 +99,7 @@ class Router:
     # what the node tells
 
     def link_up(self, neighbour: NodeId, cost: int, now: float) -> tuple[Effect, ...]:
-        """A link session to ``neighbour`` began. If there was one, it is another device state now: all of the old is void.
+        """A link session to ``neighbour`` began. What an earlier session taught is void.
 
         Call it when the first link to a peer is up, and again when a link comes up with another epoch of the peer.
         """
@@ -210,41 +198,22 @@ class Router:
         if entry.metric == 0 and destination != neighbour.id:
             raise RemoteProtocolError("P_ROUTE", "a metric of 0 for another device")
         known = self._sources.get(destination)
-        is_stale = known is not None and seqno.epoch < known.epoch
-        if is_stale or (is_retraction and known is not None and not seqno.is_newer_than(known.newest.seqno)):
-            # Nothing is learned from these but that the route is no more: there is nothing to verify.
-            self._routes.remove(destination, neighbour.id)
-            if is_stale and not is_retraction:
-                neighbour.owed.add(destination)  # it is behind, perhaps the destination itself is
-                self._plan_round(now)
-        else:
-            announcement = self._verified(neighbour, destination, seqno, entry.signature)
+        is_news = known is None or seqno.is_newer_than(known.newest.seqno)
+        is_stale = known is not None and not is_news and seqno.epoch != known.epoch
+        if is_stale and not is_retraction:
+            self._owe(neighbour.id, destination, now)  # it is behind; perhaps the destination itself is
+        if is_news or not (is_retraction or is_stale):
+            held = self._routes.to(destination).get(neighbour.id)
+            heard = Announcement(destination, seqno, entry.signature)
+            announcement = self._sources.learn(heard, None if held is None else held.announcement)
             if announcement is None:
                 self._counts["entries_ignored"] += 1
                 return
-            known = self._sources.setdefault(destination, Source(announcement))
-            if announcement.seqno.is_newer_than(known.newest.seqno):
-                known.newest = announcement
-            if is_retraction:
-                self._routes.remove(destination, neighbour.id)
-            elif not self._routes.heard(neighbour, announcement, entry.metric, now):
+            if not is_retraction and not self._routes.heard(neighbour, announcement, entry.metric, now):
                 self._counts["entries_ignored"] += 1
+        if is_retraction or is_stale:
+            self._routes.remove(destination, neighbour.id)
         self._reselect(destination, now)
-
-    def _verified(
-        self, neighbour: Neighbour, destination: NodeId, seqno: Seqno, signature: bytes
-    ) -> Announcement | None:
-        # Signatures are passed on, so none goes into a table unverified; but each only once.
-        known, route = self._sources.get(destination), self._routes.to(destination).get(neighbour.id)
-        if known is not None and known.newest.seqno == seqno:
-            return known.newest
-        if route is not None and route.announcement.seqno == seqno:
-            return route.announcement
-        announcement = Announcement(destination, seqno, signature)
-        verdict = self._verify(announcement)
-        if verdict is Verdict.FORGED:
-            raise RemoteProtocolError("P_ROUTE", "a route that its destination did not sign")
-        return announcement if verdict is Verdict.GENUINE else None
 
     def _heard_of_ourselves(self, entry: RouteEntry) -> None:
         # The mesh remembers more of us than we do: a restored disk, say. A new epoch outdoes it.
@@ -294,18 +263,12 @@ class Router:
             self._request(selected.neighbour.id, frame)
 
     def _relieve(self, destination: NodeId, known: Source, now: float) -> None:
-        """Ask for a new seqno if that would bring a route, or a much better one (section 3.8.2); answer who asked us."""
+        """Answer who asked us, and ask for a new seqno where that would bring a much better route (section 3.8.2)."""
         selected = self._routes.selected.get(destination)
         if selected is not None:
             for asker in self._requests.answerable(destination, selected.announcement.seqno, now):
                 self._owe(asker, destination, now)
-        limit = metric.INFINITY if selected is None else selected.metric
-        useful = [
-            route.neighbour.id
-            for route in self._routes.to(destination).values()
-            if route.metric < limit and not route.is_usable(known)
-            if selected is None or metric.is_much_better(route.metric, limit)
-        ]
+        useful = worth_a_request(self._routes.to(destination).values(), known, selected)
         if not useful:
             self._requests.satisfied(destination)
             self._timers.cancel((_Timer.RETRY, destination))
@@ -317,10 +280,10 @@ class Router:
         self._timers.set((_Timer.RETRY, destination), retry_at)
 
     def _advance(self, now: float) -> None:
-        if self.seqno.number == MAX_SEQNO:
-            self._need_epoch(self.seqno.epoch)
-        elif self._seqnos.take(now):
+        if self._seqnos.take(now):
             self._updates.own = self._announce(self.seqno.next)
+            if self.seqno.number == MAX_SEQNO:  # the last one: nobody could ask for a newer one
+                self._need_epoch(self.seqno.epoch)
 
     def _need_epoch(self, above: Epoch) -> None:
         if self._epoch_needed_above is None or above > self._epoch_needed_above:
@@ -343,15 +306,16 @@ class Router:
         elif known.unreachable_since is None:
             known.unreachable_since = now
         selected = self._routes.selected.get(destination)
-        next_hop = None if selected is None else selected.neighbour.id
-        if next_hop != self._next_hops.get(destination):
-            if next_hop is None:
-                del self._next_hops[destination]
-            else:
-                self._next_hops[destination] = next_hop
-            self._effects.append(RouteChanged(destination, next_hop))
-        self._updates.changed(destination)
-        self._plan_round(now)
+        before, after = self._used.get(destination), None
+        if selected is not None:
+            after = self._used[destination] = (selected.neighbour.id, selected.metric, known.epoch)
+        elif before is not None:
+            del self._used[destination]
+        if before != after:
+            if before is None or after is None or before[0] != after[0]:
+                self._effects.append(RouteChanged(destination, None if after is None else after[0]))
+            self._updates.changed(destination)
+            self._plan_round(now)
         self._relieve(destination, known, now)
 
     def _drop_neighbour(self, neighbour: NodeId, now: float) -> None:
@@ -362,7 +326,7 @@ class Router:
             self._reselect(destination, now)
 
     def _forget(self, destination: NodeId) -> None:
-        self._sources.pop(destination, None)
+        self._sources.forget(destination)
         self._requests.forget(destination)
         for timer in (_Timer.SWITCH, _Timer.RETRY):
             self._timers.cancel((timer, destination))
@@ -370,11 +334,11 @@ class Router:
             neighbour.told.pop(destination, None)
 
     def _periodic(self, now: float) -> None:
-        for destination, route in tuple(self._routes):
+        for destination, route in self._routes:
             if now - route.heard_at >= EXPIRY_SECONDS:
                 self._routes.remove(destination, route.neighbour.id)
                 self._reselect(destination, now)
-        for destination, known in tuple(self._sources.items()):
+        for destination, known in self._sources.items():
             since = known.unreachable_since
             if since is not None and now - since >= source.HOLD_SECONDS:
                 self._forget(destination)
@@ -396,9 +360,9 @@ class Router:
 
     def _plan_round(self, now: float) -> None:
         due = self._timers.at((_Timer.ROUND, self.node))
-        at = self._updates.round_at(now, self._rng)
-        if due is None or at < due:
-            self._timers.set((_Timer.ROUND, self.node), at)
+        soonest = self._updates.earliest(now)
+        if due is None or due > soonest + JITTER_SECONDS:
+            self._timers.set((_Timer.ROUND, self.node), soonest + self._rng.uniform(0, JITTER_SECONDS))
 
     def _plan_periodic(self, now: float) -> None:
         at = now + INTERVAL_SECONDS * self._rng.uniform(0.9, 1.1)
@@ -419,20 +383,3 @@ class Router:
     def _take(self) -> tuple[Effect, ...]:
         effects, self._effects = tuple(self._effects), []
         return effects
-
-    def _view(self, destination: NodeId, route: Route) -> RouteView:
-        known = self._sources[destination]
-        if self._routes.selected.get(destination) is route:
-            state = RouteState.SELECTED
-        elif route.announcement.seqno.epoch != known.epoch:
-            state = RouteState.STALE
-        else:
-            state = RouteState.FEASIBLE if route.is_usable(known) else RouteState.UNFEASIBLE
-        return RouteView(
-            destination=destination,
-            next_hop=route.neighbour.id,
-            metric=route.metric,
-            seqno=route.announcement.seqno,
-            feasibility_distance=None if known.feasibility is None else known.feasibility.metric,
-            state=state,
-        )

@@ -2,9 +2,10 @@
 
 import attrs
 
+from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch, NodeId
 from meshd.routing.budget import Budget
-from meshd.routing.seqno import Announcement, Seqno
+from meshd.routing.seqno import Announcement, Seqno, Verdict, Verify
 
 HOLD_SECONDS = 1800.0
 """How long a destination without routes is held (section 3.5.4), and its feasibility distance with it.
@@ -67,5 +68,51 @@ class Source:
         return self.feasibility.seqno.next
 
 
-SourceTable = dict[NodeId, Source]
-"""Holds members only: nothing is kept about a device whose announcement can't be verified."""
+class SourceTable:
+    """All entries. Holds members only: nothing is kept about a device whose word can't be verified."""
+
+    def __init__(self, verify: Verify) -> None:
+        self._verify = verify
+        self._sources: dict[NodeId, Source] = {}
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __contains__(self, destination: NodeId) -> bool:
+        return destination in self._sources
+
+    def get(self, destination: NodeId) -> Source | None:
+        """The entry, if there is one."""
+        return self._sources.get(destination)
+
+    def items(self) -> list[tuple[NodeId, Source]]:
+        """All entries."""
+        return list(self._sources.items())
+
+    def forget(self, destination: NodeId) -> None:
+        """Drop an entry, if there is one."""
+        self._sources.pop(destination, None)
+
+    def learn(self, heard: Announcement, held: Announcement | None) -> Announcement | None:
+        """Take a destination's word, as a neighbour passed it on; None when the device is unknown here.
+
+        Args:
+            held: what that neighbour passed on before.
+        Returns: a verified announcement of the same seqno.
+        Raises:
+            RemoteProtocolError: ``P_ROUTE``. The neighbour's fault, since it has to verify as well.
+        """
+        source = self._sources.get(heard.destination)
+        for known in (None if source is None else source.newest, held):
+            if known is not None and known.seqno == heard.seqno:
+                return known  # each is verified only once, and only verified ones are ever passed on
+        match self._verify(heard):
+            case Verdict.UNKNOWN:
+                return None
+            case Verdict.FORGED:
+                raise RemoteProtocolError("P_ROUTE", "a route that its destination did not sign")
+        if source is None:
+            self._sources[heard.destination] = Source(heard)
+        elif heard.seqno.is_newer_than(source.newest.seqno):
+            source.newest = heard
+        return heard

@@ -1,6 +1,5 @@
 """Updates: what each neighbour is told, and when (RFC 8966 section 3.7)."""
 
-import random
 from collections.abc import Iterable
 
 import attrs
@@ -43,9 +42,9 @@ class Updates:
         """The route to ``destination`` is another, or has another metric: a triggered update may be due (3.7.2)."""
         self._changed[destination] = None
 
-    def round_at(self, now: float, rng: random.Random) -> float:
-        """When the next round shall be, given that there is something to tell."""
-        return max(now + rng.uniform(0, JITTER_SECONDS), self._earliest)
+    def earliest(self, now: float) -> float:
+        """When the next round may be."""
+        return max(now, self._earliest)
 
     def distance(self, destination: NodeId, neighbour: Neighbour) -> Distance | None:
         """What can truly be offered to ``neighbour`` now; None when nothing."""
