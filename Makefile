@@ -6,11 +6,12 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BOOTSTRAP := .venv-bootstrap
 UV := $(BOOTSTRAP)/bin/uv
+DEB_ARCH ?= amd64
 RUN := $(VENV)/bin
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help demo test test-system soak check bench format clean
+.PHONY: help demo test test-system soak check bench deb format clean
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -44,6 +45,9 @@ check: $(VENV)/.synced ## Formatting, lint, types, layers
 
 bench: $(VENV)/.synced ## Measure whole processes on real sockets
 	@$(RUN)/python -m tests.bench $(ARGS)
+
+deb: $(VENV)/.synced ## A Debian package in dist/ (DEB_ARCH=amd64 or arm64)
+	@$(RUN)/python packaging/build_deb.py --uv $(UV) --architecture $(DEB_ARCH) $(ARGS)
 
 format: $(VENV)/.synced ## Rewrite the source in the house format
 	@$(RUN)/ruff format .

@@ -55,6 +55,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--uv", default="uv", help="the uv to use")
     given = parser.parse_args(arguments)
     architecture = ARCHITECTURES[given.architecture]
+    uv = shutil.which(given.uv)
+    if uv is None:
+        sys.stderr.write(f"There is no program {given.uv}: say where uv is by --uv.\n")
+        return 1
     lacking = [name for name in ("dpkg-deb", architecture.strip) if shutil.which(name) is None]
     if lacking:
         needed = f"dpkg binutils-{architecture.strip.removesuffix('-strip')}"
@@ -65,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="meshd-deb-") as name:
         root = Path(name) / "root"
         root.mkdir()
-        build_environment(PROJECT, root, given.uv, architecture)
+        build_environment(PROJECT, root, os.path.abspath(uv), architecture)
         add_files(root, version, moment, given.mail)
         add_control(root, version, architecture, given.mail)
         package = pack(root, given.output, f"meshd_{version}_{architecture.name}.deb", moment)
