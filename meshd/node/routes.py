@@ -8,9 +8,9 @@ from meshd.links.quality import metric
 from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
 from meshd.node.turn import Turn
-from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, RouteView, Send
+from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, Send
 from meshd.routing.router import Router
-from meshd.routing.seqno import signer, verifier
+from meshd.routing.seqno import Seqno, signer, verifier
 from meshd.routing.view import RouteView
 from meshd.wire.routing import RouteRequest, RouteUpdate, SeqnoRequest
 
@@ -27,7 +27,7 @@ class Routes:
         self._peers = peers
         self._router = Router(
             node=membership.me,
-            epoch=epoch,
+            seqno=Seqno(epoch, 0),
             sign=signer(membership.identity),
             verify=verifier(membership.public_key),
             rng=rng,
