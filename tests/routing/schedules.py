@@ -60,3 +60,19 @@ def run_schedule(seed: int) -> World:
         assert world.unconverged() == []
     world.check_loops()
     return world
+
+
+def grid(side: int, seed: int = 1) -> World:
+    """``side`` x ``side`` devices, each linked to those beside, above and below it."""
+    world = World(seed, detection=0.1, delay=0.02)
+    right = [(f"{x},{y}", f"{x + 1},{y}", 10) for x in range(side - 1) for y in range(side)]
+    down = [(f"{x},{y}", f"{x},{y + 1}", 10) for x in range(side) for y in range(side - 1)]
+    world.join(right + down)
+    return world
+
+
+def ring(size: int, seed: int = 1) -> World:
+    """Each device linked to the next, the last to the first."""
+    world = World(seed, detection=0.1, delay=0.02)
+    world.join((f"{index}", f"{(index + 1) % size}", 10) for index in range(size))
+    return world

@@ -1,8 +1,10 @@
-"""Routers on virtual time: links that come, go, lag and lose; the loop check after every event; topologies as pictures."""
+"""Routers on virtual time, over links that come, go, lag and lose; the check for loops; topologies as pictures."""
 
 import hashlib
 import heapq
+import itertools
 import random
+import re
 from collections.abc import Callable, Iterable
 
 import attrs
@@ -39,10 +41,10 @@ def verify(announcement: Announcement) -> Verdict:
     return Verdict.GENUINE if announcement.signature == signature(announcement) else Verdict.FORGED
 
 
-def make_router(name: str, *, seed: int = 1, epoch: Epoch | None = None, split_horizon: bool = True) -> Router:
+def make_router(name: str, *, seed: int = 1, first: Seqno | None = None, split_horizon: bool = True) -> Router:
     return Router(
         node=node_id(name),
-        epoch=Epoch(1, bytes(8)) if epoch is None else epoch,
+        seqno=seqno(0) if first is None else first,
         sign=sign_as(node_id(name)),
         verify=verify,
         rng=random.Random(seed),
@@ -51,24 +53,30 @@ def make_router(name: str, *, seed: int = 1, epoch: Epoch | None = None, split_h
 
 
 def picture(drawing: str) -> list[tuple[str, str, int]]:
-    """The links of a drawing: letters joined by ``-`` and ``|`` runs; a number in a run is its cost, else 10."""
-    lines = drawing.splitlines()
-    width = max(map(len, lines))
-    rows = [line.ljust(width) for line in lines]
-    columns = ["".join(column) for column in zip(*rows, strict=True)]
+    """The links of a drawing: letters joined by ``-`` and ``|``; a number on the way is the cost, else 10."""
+    rows = drawing.splitlines()
+
+    def follow(x: int, y: int, dx: int, stroke: str) -> tuple[str, int] | None:
+        cost, at_start = 10, True
+        while True:
+            x, y = x + dx, y + 1 - dx
+            character = rows[y][x : x + 1] if y < len(rows) else ""
+            if character.isalpha():
+                return None if at_start else (character, cost)
+            if character.isdigit():
+                number = re.match(r"\d+", rows[y][x:])
+                assert number is not None
+                cost, x = int(number[0]), x + (len(number[0]) - 1) * dx
+            elif character != stroke:
+                return None
+            at_start = False
+
     links = []
-    for texts, stroke in ((rows, "-"), (columns, "|")):
-        for text in texts:
-            start, run = "", ""
-            for character in text:
-                if character.isalpha():
-                    if start and stroke in run:
-                        links.append((start, character, int(run.replace(stroke, "") or 10)))
-                    start, run = character, ""
-                elif character == stroke or character.isdigit():
-                    run += character
-                else:
-                    start, run = "", ""
+    for y, row in enumerate(rows):
+        for x, character in enumerate(row):
+            if character.isalpha():
+                ends = (follow(x, y, 1, "-"), follow(x, y, 0, "|"))
+                links += [(character, *end) for end in ends if end is not None]
     return links
 
 
@@ -83,6 +91,7 @@ class Node:
     life: int = 0
     peers: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     poll_at: float = float("inf")
+    hops: dict[NodeId, NodeId] = attrs.field(factory=dict)
     changes: int = 0
 
 
@@ -97,9 +106,13 @@ class Wire:
 
 
 class World:
-    """All of it, driven by :meth:`run`. Everything random comes from one seed."""
+    """All of it, driven by :meth:`run`. Everything random comes from one seed.
 
-    def __init__(self, seed: int, *, split_horizon: bool = True, detection: float = 2.0) -> None:
+    Args:
+        detection: seconds until both sides have noticed a cut, at most; delay: seconds of a frame under way, at most.
+    """
+
+    def __init__(self, seed: int, *, split_horizon: bool = True, detection: float = 2.0, delay: float = 0.05) -> None:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.nodes: dict[str, Node] = {}
@@ -109,7 +122,7 @@ class World:
         self.events = 0
         self._names: dict[NodeId, str] = {}
         self._split_horizon = split_horizon
-        self._detection = detection
+        self._detection, self._delay = detection, delay
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = 0
 
@@ -120,12 +133,12 @@ class World:
         self.nodes[name] = Node(name, node_id(name), router)
         self._names[node_id(name)] = name
 
-    def join(self, links: Iterable[tuple[str, str, int]], delay: float | None = None) -> None:
+    def join(self, links: Iterable[tuple[str, str, int]]) -> None:
         for a, b, cost in links:
             for name in (a, b):
                 if name not in self.nodes:
                     self.add(name)
-            self.wires[_pair(a, b)] = Wire(cost, self.rng.uniform(0.001, 0.05) if delay is None else delay)
+            self.wires[_pair(a, b)] = Wire(cost, self.rng.uniform(0.001, self._delay))
             self.connect(a, b)
 
     def after(self, delay: float, action: Callable[[], None]) -> None:
@@ -161,9 +174,10 @@ class World:
         node.life += 1
         node.epoch = 1 if forgets_epoch else node.epoch + 1
         node.router = make_router(
-            name, seed=self.rng.getrandbits(32), epoch=self._epoch(node), split_horizon=self._split_horizon
+            name, seed=self.rng.getrandbits(32), first=Seqno(self._epoch(node), 0), split_horizon=self._split_horizon
         )
         node.peers.clear()
+        node.hops.clear()
         node.poll_at = float("inf")
         for a, b in links:
             self.after(self.rng.uniform(0, 1), lambda a=a, b=b: self.connect(a, b))
@@ -187,6 +201,14 @@ class World:
 
     # what is asked of it
 
+    def settling_time(self, limit: float = 60.0, step: float = 0.1) -> float:
+        """Run until all routes are right; how many seconds that took."""
+        start = self.now
+        while self.unconverged():
+            assert self.now - start < limit, self.unconverged()[:5]
+            self.run(step)
+        return self.now - start
+
     def next_hop(self, name: str, destination: str) -> str | None:
         hop = self.nodes[name].router.next_hop(node_id(destination))
         return None if hop is None else self._names[hop]
@@ -206,46 +228,47 @@ class World:
                 raise LoopError(f"at {self.now:.3f} s: {' -> '.join(path)}, on the way to {destination}")
         return path
 
-    def cost(self, path: list[str]) -> int:
-        return sum(self.wires[_pair(a, b)].cost for a, b in zip(path, path[1:], strict=False))
-
     def check_loops(self) -> None:
-        for destination in self.nodes:
-            for name in self.nodes:
-                self.path(name, destination)
+        """Check every pair, and that each change of a next hop was told. Raises LoopError."""
+        for node in self.nodes.values():
+            for destination in self.nodes:
+                self.path(node.name, destination)
+                assert node.router.next_hop(node_id(destination)) == node.hops.get(node_id(destination))
 
     def unconverged(self) -> list[str]:
         """What is wrong with the routes, if nothing changes any more; empty when all is well."""
         wrong = []
-        for name in self.nodes:
-            reachable = self.reachable(name)
-            for destination in self.nodes:
-                if destination == name:
-                    continue
+        part = self.components()
+        for name, destination in itertools.permutations(self.nodes, 2):
+            if part[name] == part[destination]:
                 path = self.path(name, destination)
-                if (path[-1] == destination) != (destination in reachable):
+                if path[-1] != destination or not self._is_open(path):
                     wrong.append(f"{'-'.join(path)} to {destination}")
-                if destination not in reachable and self.next_hop(name, destination) is not None:
-                    wrong.append(f"{name} still routes to {destination}")
+            elif self.next_hop(name, destination) is not None:
+                wrong.append(f"{name} still routes to {destination}")
         return wrong
 
-    def reachable(self, name: str) -> dict[str, int]:
-        """The cost of the cheapest way to each device that can be reached (Dijkstra)."""
-        costs: dict[str, int] = {}
-        heap = [(0, name)]
-        while heap:
-            cost, at = heapq.heappop(heap)
-            if at not in costs:
-                costs[at] = cost
-                for (a, b), wire in self.wires.items():
-                    if wire.session is not None and at in (a, b):
-                        heapq.heappush(heap, (cost + wire.cost, b if at == a else a))
-        return costs
+    def components(self) -> dict[str, str]:
+        """A name of its part of the mesh for each device: equal for those that can reach each other."""
+        part = {name: name for name in self.nodes}
+
+        def find(name: str) -> str:
+            while part[name] != name:
+                name = part[name]
+            return name
+
+        for (a, b), wire in self.wires.items():
+            if wire.session is not None:
+                part[find(a)] = find(b)
+        return {name: find(name) for name in part}
 
     def total(self, count: str) -> int:
         return sum(getattr(node.router.statistics(), count) for node in self.nodes.values())
 
     # inside
+
+    def _is_open(self, path: list[str]) -> bool:
+        return all(self.wires[_pair(a, b)].session == self.nodes[a].peers[b][0] for a, b in itertools.pairwise(path))
 
     def _up(self, here: str, there: str, session: int) -> None:
         wire, node = self.wires[_pair(here, there)], self.nodes[here]
@@ -273,7 +296,10 @@ class World:
                     self._send(node, self._names[effect.neighbour], effect.frame)
                 case RouteChanged():
                     node.changes += 1
-                    assert node.router.next_hop(effect.destination) in (effect.next_hop, *_later(effects, effect))
+                    if effect.next_hop is None:
+                        del node.hops[effect.destination]
+                    else:
+                        node.hops[effect.destination] = effect.next_hop
                     self.path(node.name, self._names[effect.destination])
                 case EpochNeeded():
                     node.epoch = max(node.epoch, effect.above.counter) + 1
@@ -316,14 +342,10 @@ def _pair(a: str, b: str) -> tuple[str, str]:
     return (a, b) if a < b else (b, a)
 
 
-def _later(effects: tuple[Effect, ...], this: RouteChanged) -> list[NodeId | None]:
-    return [e.next_hop for e in effects if isinstance(e, RouteChanged) and e.destination == this.destination]
-
-
-def from_picture(drawing: str, *, seed: int = 1, delay: float | None = None, split_horizon: bool = True) -> World:
+def from_picture(drawing: str, *, seed: int = 1, delay: float = 0.05, split_horizon: bool = True) -> World:
     """A world of the drawing's devices and links, before any time has passed."""
-    world = World(seed, split_horizon=split_horizon)
-    world.join(picture(drawing), delay)
+    world = World(seed, split_horizon=split_horizon, delay=delay)
+    world.join(picture(drawing))
     return world
 
 
