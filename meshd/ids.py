@@ -123,6 +123,12 @@ def format_message_id(ref: BundleRef, index: int) -> str:
     return f"{to_text(ref)}-{index}"
 
 
+def format_message_ids(ref: BundleRef, first: int, count: int) -> list[str]:
+    """The ids of ``count`` neighbouring messages of a bundle, from index ``first`` on."""
+    bundle = to_text(ref)
+    return [f"{bundle}-{index}" for index in range(first, first + count)]
+
+
 def parse_message_id(text: str) -> tuple[BundleRef, int]:
     """Inverse of :func:`format_message_id`. Raises ValueError."""
     match = _MESSAGE_ID.fullmatch(text)

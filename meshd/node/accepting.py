@@ -7,7 +7,7 @@ import attrs
 from meshd.delivery.outbox import Draft, Outbox, Recipient, Sealed, flow_key, parse_flow_key
 from meshd.delivery.packing import Pack, Packer, PackKey, Share, message_size
 from meshd.errors import MeshdError
-from meshd.ids import BundleRef, NodeId, Priority, format_message_id
+from meshd.ids import BundleRef, NodeId, Priority, format_message_ids
 from meshd.node.effects import Commit, SendBundle
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.membership import Membership
@@ -52,7 +52,7 @@ class _Submission:
     """(bundle, first message, how many) in order."""
 
     def ids(self) -> list[str]:
-        return [format_message_id(ref, first + i) for ref, first, count in self.refs for i in range(count)]
+        return [message_id for part in self.refs for message_id in format_message_ids(*part)]
 
 
 @attrs.frozen

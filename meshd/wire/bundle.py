@@ -163,7 +163,9 @@ class Content:
 
 
 _service = matching(text(64), is_service_name, "a service name")
-_MESSAGE = record(Message, blob_up_to(MAX_MESSAGE_BYTES), mapping(32, text(64), text(2048)), optional(text(128)))
+_WHOLE = record(
+    lambda *parts: parts, blob_up_to(MAX_MESSAGE_BYTES), mapping(32, text(64), text(2048)), optional(text(128))
+)
 
 
 def _content(
@@ -194,18 +196,25 @@ def encode_messages(messages: Sequence[Message]) -> bytes:
 
 def decode_messages(data: bytes, count: int) -> tuple[Message, ...]:
     """Inverse of :func:`encode_messages`. Raises ShapeError unless there are exactly ``count``."""
-    value: Any = codec.decode(data)
-    messages: tuple[Message, ...] = array(_message, MAX_MESSAGES)(value)
-    if len(messages) != count:
+    return tuple([Message(*parts) for parts in _decode_parts(data, count)])
+
+
+def _decode_parts(data: bytes, count: int) -> Sequence[tuple[Any, ...]]:
+    """The checked fields of each message, most often only its payload."""
+    parts: Sequence[tuple[Any, ...]] = _PARTS(codec.decode(data))
+    if len(parts) != count:
         raise codec.ShapeError(f"expected {count} messages")
-    return messages
+    return parts
 
 
-def _message(value: Any) -> Message:
+def _parts(value: Any) -> tuple[Any, ...]:
     if type(value) is bytes and len(value) <= MAX_MESSAGE_BYTES:
-        return Message(value)
-    message: Message = _MESSAGE(value)
-    return message
+        return (value,)
+    parts: tuple[Any, ...] = _WHOLE(value)
+    return parts
+
+
+_PARTS = array(_parts, MAX_MESSAGES)
 
 
 _compressor = zstandard.ZstdCompressor(level=_COMPRESS_LEVEL)
@@ -239,7 +248,7 @@ def unpack_content(plaintext: bytes) -> Content:
     """
     try:
         content: Content = _CONTENT(codec.decode(_decompress(plaintext)))
-        decode_messages(content.messages, content.count)
+        _decode_parts(content.messages, content.count)
     except codec.ShapeError as error:
         raise RemoteProtocolError("P_BUNDLE", str(error)) from error
     return content
