@@ -1,0 +1,200 @@
+"""The real process: how it starts, how it refuses to, and how it stops."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+CONFIG = """
+[listen]
+quic = ["127.0.0.1:0"]
+websocket = ["127.0.0.1:0"]
+
+[discovery]
+mdns = false
+"""
+START_SECONDS = 40.0
+STOP_SECONDS = 5.0
+
+
+@attrs.frozen
+class Place:
+    """Where a daemon lives."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "meshd.toml"
+
+    def command(self, *more: str) -> list[str]:
+        places = ["--config", self.config, "--state-dir", self.state, "--runtime-dir", self.root / "run"]
+        return [sys.executable, "-m", "meshd.daemon", *map(str, places), "--name", "tested", *more]
+
+    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """A daemon that is expected to end by itself."""
+        command = self.command(*more)
+        return subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+
+
+class Running:
+    """A daemon that is up."""
+
+    def __init__(self, place: Place) -> None:
+        command = place.command("--log-format", "json")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.log = ""
+        self.wait_for('"running"')
+
+    def wait_for(self, text: str) -> None:
+        """Read the log until ``text`` is in it."""
+        assert self.process.stdout is not None
+        while text not in self.log:
+            ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            assert data, f"no {text} in the log: {self.log}"
+            self.log += data.decode()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop, and return how it ended."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_SECONDS)
+
+    def close(self) -> None:
+        """End it in any case."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "meshd.toml").write_text(CONFIG, encoding="utf-8")
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def running(place: Place) -> Iterator[Running]:
+    daemon = Running(place)
+    yield daemon
+    daemon.close()
+
+
+def check_refusal(ended: subprocess.CompletedProcess[str], code: int, name: str, *mentions: str) -> None:
+    """It ended with ``code`` and one line that names the error, what it is about, and what to do."""
+    assert (ended.returncode, ended.stdout) == (code, ""), ended.stderr
+    [line] = ended.stderr.strip().splitlines()
+    assert line.startswith("meshd: ")
+    assert f"[{name}] " in line
+    for mention in mentions:
+        assert mention in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_cleanly_and_at_once(running: Running, place: Place, number: int) -> None:
+    assert (place.root / "run" / "meshd.sock").is_socket()
+    assert running.stop(number) == 0
+
+
+def test_a_reload_takes_the_log_level_and_says_what_it_can_not_take(running: Running, place: Place) -> None:
+    place.config.write_text(CONFIG + '\n[log]\nlevel = "debug"\n\n[store]\nquota = "3 GB"\n', encoding="utf-8")
+    running.process.send_signal(signal.SIGHUP)
+    running.wait_for("some sections take a restart")
+    assert '"store"' in running.log
+    place.config.write_text("nonsense = [", encoding="utf-8")
+    running.process.send_signal(signal.SIGHUP)
+    running.wait_for("configuration not reloaded")
+    assert running.stop() == 0
+
+
+def test_a_second_one_on_the_same_state_is_refused_and_the_first_runs_on(running: Running, place: Place) -> None:
+    check_refusal(place.run(), 3, "E_RUNNING", str(place.state))
+    assert running.stop() == 0
+
+
+def test_it_starts_again_on_the_same_state(running: Running, place: Place) -> None:
+    assert running.stop() == 0
+    again = Running(place)
+    try:
+        assert again.stop() == 0
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions"),
+    [
+        ("[listen]\nquick = []\n", ("meshd.toml", "2", "listen.quick")),
+        ("[log]\nlevel = 7\n", ("meshd.toml", "log.level")),
+        ("[log\n", ("meshd.toml", "1")),
+        ("[store]\nquota = -1\n", ("store.quota",)),
+    ],
+)
+def test_a_wrong_configuration_is_named(place: Place, text: str, mentions: tuple[str, ...]) -> None:
+    place.config.write_text(text, encoding="utf-8")
+    check_refusal(place.run(), 2, "E_CONFIG", *mentions)
+    assert not place.state.exists()
+
+
+def test_a_missing_configuration_is_named(place: Place) -> None:
+    place.config.unlink()
+    check_refusal(place.run("--check-config"), 2, "E_CONFIG", "meshd.toml")
+
+
+def test_usage(place: Place) -> None:
+    ended = place.run("--nonsense")
+    assert ended.returncode == 2
+    assert "--nonsense" in ended.stderr
+    check_refusal(place.run("--name", "no name"), 2, "E_USAGE", "--name")
+
+
+def test_a_fine_configuration_is_said_to_be_fine(place: Place) -> None:
+    ended = place.run("--check-config")
+    assert (ended.returncode, ended.stdout) == (0, "The configuration is fine.\n")
+    assert not place.state.exists()
+
+
+def test_a_state_directory_that_is_a_file(place: Place) -> None:
+    place.state.write_text("", encoding="utf-8")
+    check_refusal(place.run(), 1, "E_STATE_DIR", str(place.state))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_state_directory_that_can_not_be_read(place: Place) -> None:
+    place.state.mkdir(mode=0o000)
+    check_refusal(place.run(), 1, "E_STATE_DIR", str(place.state))
+    place.state.chmod(0o700)
+
+
+def test_a_damaged_database_is_kept_and_named(place: Place) -> None:
+    place.state.mkdir(mode=0o700)
+    damaged = b"not a database at all " * 500
+    (place.state / "meshd.db").write_bytes(damaged)
+    check_refusal(place.run(), 1, "E_DATABASE", "meshd.db")
+    assert (place.state / "meshd.db").read_bytes() == damaged
+
+
+@pytest.mark.parametrize(("kind", "key"), [(socket.SOCK_STREAM, "websocket"), (socket.SOCK_DGRAM, "quic")])
+def test_a_port_that_is_taken(place: Place, kind: socket.SocketKind, key: str) -> None:
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        place.config.write_text(
+            CONFIG.replace(f'{key} = ["127.0.0.1:0"]', f'{key} = ["127.0.0.1:{port}"]'), encoding="utf-8"
+        )
+        check_refusal(place.run("--log-level", "error"), 1, "E_PORT", key)
