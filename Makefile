@@ -8,6 +8,7 @@ BOOTSTRAP := .venv-bootstrap
 UV := $(BOOTSTRAP)/bin/uv
 DEB_ARCH ?= amd64
 RUN := $(VENV)/bin
+SYNC := --frozen --all-extras --python $(PYTHON)
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
@@ -22,7 +23,8 @@ $(UV):
 
 $(VENV)/.synced: pyproject.toml uv.lock $(UV)
 	@echo "Setting up: the packages pinned in uv.lock ..."
-	@$(UV) sync --quiet --frozen --all-extras --python $(PYTHON)
+	@# A network may have certificates of its own, which only the system knows.
+	@$(UV) sync --quiet $(SYNC) 2>/dev/null || $(UV) sync --quiet --system-certs $(SYNC)
 	@touch $@
 
 demo: $(VENV)/.synced ## Three real daemons on this machine: find each other, pair, deliver
