@@ -45,7 +45,7 @@ def test_node_ids(raw: bytes) -> None:
     assert parse_node_id(text) == raw
     for other in (text.upper(), text[:-1], text + "a", f" {text}", f"{text}\n", text[:-1] + "b"):
         if other != text:
-            with pytest.raises(ValueError, match="not a device id|canonical"):
+            with pytest.raises(ValueError, match=r"not a device id|canonical"):
                 parse_node_id(other)
 
 

@@ -402,6 +402,13 @@ class World:
         self.now = end
         self.flush()
 
+    def sleep(self, seconds: float) -> None:
+        """Everybody is asleep for so long; what was due meanwhile is overdue."""
+        self.now += seconds
+        for one in self.devices:
+            one.step()
+        self.pump()
+
     def flush(self) -> None:
         """Commit what could wait."""
         while [True for device in self.devices if device.turn(lazy=True)]:

@@ -105,6 +105,7 @@ def test_a_failed_commit_at_the_destination_ends_its_life_and_loses_nothing() ->
 
 def test_a_duplicate_is_receipted_again_and_delivered_once() -> None:
     world, a, b = linked()
+    world.advance(1)  # routes are told
     world.loses = lambda sender, _, frame: sender is b and isinstance(frame, Routed | Ack)
     sent = a.send("d1", b"x", wait="delivered")
     world.loses = lambda *_: False
@@ -270,6 +271,13 @@ class TestExpiry:
         assert a.code(sent) == "E_EXPIRED"
         assert b.read().payloads == []
         assert "mail expired unread" in b.events()
+
+    @pytest.mark.xfail(strict=True, reason="the store's answer leaves out how large the expired rows were")
+    def test_unread_mail_that_expired_takes_no_quota(self) -> None:
+        world, a, b = linked()
+        a.send("d1", b"x" * 1000, lifetime_ms=5_000)
+        world.advance(10)
+        assert usage(b, a) == 0
 
 
 class TestConsumed:

@@ -81,7 +81,7 @@ class TestSessions:
         world.disconnect(a, b)
         a.send("d1", b"x", lifetime_ms=int(29 * DAY * 1000))
         for _ in range(3):
-            world.advance(8 * DAY)
+            world.sleep(8 * DAY)
         a.crash()
         b.crash()
         world.connect(a, b)
