@@ -15,6 +15,9 @@ UPDATES_PER_SECOND = 4096.0
 """Route entries taken from one neighbour. An honest one with 1,024 routes, all flapping, stays below
 (``source.TRIGGERED_*``), with seconds to spare for what a slow link has held back."""
 
+SIGNATURE_PRICE = 8
+"""A new signature counts as so many entries: true ones can be replayed, and each costs 70 us to verify."""
+
 REQUEST_BURST = 1024
 REQUESTS_PER_SECOND = 100.0
 """Seqno and route requests answered or passed on for one neighbour; more are ignored, and come again."""

@@ -47,11 +47,8 @@ class Route:
 
     def is_usable(self, source: Source) -> bool:
         """Of the destination's present epoch, reachable, and feasible."""
-        return (
-            self.announcement.seqno.epoch == source.epoch
-            and self.metric < metric.INFINITY
-            and source.is_feasible(self.closest)
-        )
+        is_present = self.announcement is source.newest or self.announcement.seqno.epoch == source.epoch
+        return is_present and self.metric < metric.INFINITY and source.is_feasible(self.closest)
 
     def heard(self, announcement: Announcement, offered: int, now: float) -> None:
         """Take an update of this route."""

@@ -9,7 +9,7 @@ from meshd.ids import Epoch, NodeId
 from meshd.routing import metric, source
 from meshd.routing.budget import Budget
 from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, Send
-from meshd.routing.neighbour import Neighbour, NeighbourTable
+from meshd.routing.neighbour import SIGNATURE_PRICE, Neighbour, NeighbourTable
 from meshd.routing.request import REQUEST_HOPS, PendingRequests
 from meshd.routing.route import EXPIRY_SECONDS, RouteTable, Selection, best, worth_a_request
 from meshd.routing.seqno import Announcement, Seqno, Sign, Verdict, Verify
@@ -184,8 +184,7 @@ class Router:
     # updates (section 3.5.3)
 
     def _updated(self, neighbour: Neighbour, update: RouteUpdate, now: float) -> None:
-        if not neighbour.updates.take(now, max(1, len(update.routes))):
-            raise RemoteProtocolError("P_FLOOD", "more routing updates than its share")
+        self._charge(neighbour, max(1, len(update.routes)), now)
         for entry in update.routes:
             if entry.destination == self.node:
                 self._heard_of_ourselves(entry)
@@ -205,7 +204,10 @@ class Router:
         if is_news or not (is_retraction or is_stale):
             held = self._routes.to(destination).get(neighbour.id)
             heard = Announcement(destination, seqno, entry.signature)
-            announcement = self._sources.learn(heard, None if held is None else held.announcement)
+            announcement = self._sources.known(heard, None if held is None else held.announcement)
+            if announcement is None:
+                self._charge(neighbour, SIGNATURE_PRICE, now)
+                announcement = self._sources.learn(heard)
             if announcement is None:
                 self._counts["entries_ignored"] += 1
                 return
@@ -214,6 +216,10 @@ class Router:
         if is_retraction or is_stale:
             self._routes.remove(destination, neighbour.id)
         self._reselect(destination, now)
+
+    def _charge(self, neighbour: Neighbour, count: int, now: float) -> None:
+        if not neighbour.updates.take(now, count):
+            raise RemoteProtocolError("P_FLOOD", "more routing updates than its share")
 
     def _heard_of_ourselves(self, entry: RouteEntry) -> None:
         # The mesh remembers more of us than we do: a restored disk, say. A new epoch outdoes it.

@@ -26,7 +26,7 @@ class Distance:
 
     def is_closer_than(self, other: "Distance") -> bool:
         """The order of section 3.5.1: the newer seqno first, then the smaller metric."""
-        if self.seqno == other.seqno:
+        if self.seqno is other.seqno or self.seqno == other.seqno:  # mostly the same object
             return self.metric < other.metric
         return self.seqno.is_newer_than(other.seqno)
 
@@ -93,24 +93,29 @@ class SourceTable:
         """Drop an entry, if there is one."""
         self._sources.pop(destination, None)
 
-    def learn(self, heard: Announcement, held: Announcement | None) -> Announcement | None:
-        """Take a destination's word, as a neighbour passed it on; None when the device is unknown here.
+    def known(self, heard: Announcement, held: Announcement | None) -> Announcement | None:
+        """The verified announcement of the same seqno: the newest, or ``held``; None when it is neither.
 
-        Args:
-            held: what that neighbour passed on before.
-        Returns: a verified announcement of the same seqno.
+        What a neighbour says the signature is doesn't matter then: each is verified only once, and only
+        verified ones are ever passed on.
+        """
+        source = self._sources.get(heard.destination)
+        if source is not None and source.newest.seqno == heard.seqno:
+            return source.newest
+        return held if held is not None and held.seqno == heard.seqno else None
+
+    def learn(self, heard: Announcement) -> Announcement | None:
+        """Take a destination's word, as a neighbour passed it on. Returns it; None when the device is unknown here.
+
         Raises:
             RemoteProtocolError: ``P_ROUTE``. The neighbour's fault, since it has to verify as well.
         """
-        source = self._sources.get(heard.destination)
-        for known in (None if source is None else source.newest, held):
-            if known is not None and known.seqno == heard.seqno:
-                return known  # each is verified only once, and only verified ones are ever passed on
         match self._verify(heard):
             case Verdict.UNKNOWN:
                 return None
             case Verdict.FORGED:
                 raise RemoteProtocolError("P_ROUTE", "a route that its destination did not sign")
+        source = self._sources.get(heard.destination)
         if source is None:
             self._sources[heard.destination] = Source(heard)
         elif heard.seqno.is_newer_than(source.newest.seqno):

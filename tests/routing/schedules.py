@@ -50,7 +50,7 @@ def run_schedule(seed: int) -> World:
     if is_hostile:
         world.loss, world.disorder = world.rng.choice((0.02, 0.2)), world.rng.choice((0.05, 0.3))
     world.run(world.rng.choice((0.2, 1.0, 3.0)))
-    disturb(world, world.rng.randint(5, 25))
+    disturb(world, world.rng.randint(4, 16))
     if not is_hostile:
         world.run(30.0)
         assert world.unconverged() == []

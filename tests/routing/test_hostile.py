@@ -7,7 +7,7 @@ import pytest
 from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch
 from meshd.routing.metric import INFINITY
-from meshd.routing.neighbour import UPDATE_BURST
+from meshd.routing.neighbour import SIGNATURE_PRICE, UPDATE_BURST
 from meshd.routing.route import MAX_ROUTES_PER_NEIGHBOUR
 from meshd.routing.router import SEQNO_BURST, SEQNOS_PER_SECOND, Router
 from meshd.routing.seqno import Announcement, Verdict, signer, verifier
@@ -106,11 +106,24 @@ def test_a_neighbour_has_a_bounded_share_of_the_route_table() -> None:
 
 def test_a_flood_of_updates_costs_the_link() -> None:
     lone = Lone("evil")
+    lone.hear("evil", entry("d", 20))
+    lone.wait(10.0)
     frame = RouteUpdate((entry("d", 20),) * MAX_ROUTES_PER_FRAME)
     for _ in range(UPDATE_BURST // MAX_ROUTES_PER_FRAME):
         lone.hear("evil", frame)
     with pytest.raises(RemoteProtocolError, match="P_FLOOD"):
         lone.hear("evil", frame)
+
+
+def test_replaying_true_signatures_to_keep_us_busy_costs_the_link() -> None:
+    lone = Lone("a", "evil")
+    lone.hear("a", entry("d", 20, number=9))
+    replays = [entry("d", 20, number=1), entry("d", 20, number=2)]
+    heard = 0
+    with pytest.raises(RemoteProtocolError, match="P_FLOOD"):  # noqa: PT012 - which of them is too many matters
+        for heard in range(UPDATE_BURST):
+            lone.hear("evil", replays[heard % 2])
+    assert heard == UPDATE_BURST // (1 + SIGNATURE_PRICE)
 
 
 def test_empty_updates_are_a_flood_too() -> None:
