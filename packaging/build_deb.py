@@ -196,8 +196,8 @@ def _packed(root: Path) -> Iterator[Path]:
 
 def pack(root: Path, output: Path, name: str, moment: int) -> Path:
     """Make the .deb of a finished tree; all in it belongs to root and is as old as the commit."""
-    for path in root.rglob("*"):
-        if path.is_dir():
+    for path in (root, *root.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
         os.utime(path, (moment, moment), follow_symlinks=False)
     output.mkdir(parents=True, exist_ok=True)

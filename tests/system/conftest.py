@@ -65,23 +65,40 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def build(directory: Path, uv: str) -> Build:
-    """``build("amd64", revision=2)``: the path of a package, built unless this run did before."""
+    """``build("amd64", revision=2)``: the path of a package, built unless this run did before.
+
+    ``place``: another one holds another copy of the same sources.
+    """
     built: dict[tuple[str, int, str], Path] = {}
 
-    def make(architecture: str, revision: int = 1, output: str = "dist") -> Path:
+    def make(architecture: str, revision: int = 1, place: str = "first") -> Path:
         strip, binutils = _STRIP[architecture]
         require_programs({"dpkg-deb": "dpkg", strip: binutils})
-        key = (architecture, revision, output)
+        key = (architecture, revision, place)
         if key not in built:
-            command = [sys.executable, str(PROJECT / "packaging/build_deb.py"), "--architecture", architecture]
-            command += ["--revision", str(revision), "--output", str(directory / output), "--uv", uv]
-            environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+            source = directory / place
+            if not source.exists():
+                # From `first`: what is edited meanwhile must not make two packages of one run differ.
+                copy_sources(directory / "first" if place != "first" else PROJECT, source)
+            command = [sys.executable, str(source / "packaging/build_deb.py"), "--architecture", architecture]
+            command += ["--revision", str(revision), "--output", str(source / "dist"), "--uv", uv]
+            environment = os.environ | {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+            environment["SOURCE_DATE_EPOCH"] = "1800000000"
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
             assert done.returncode == 0, done.stderr
             built[key] = Path(done.stdout.partition(" ")[0])
         return built[key]
 
     return make
+
+
+def copy_sources(project: Path, target: Path) -> None:
+    """What a package is built of, at another place, without its history."""
+    target.mkdir()
+    for name in ("meshd", "packaging", "systemd", "docs"):
+        shutil.copytree(project / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "CHANGELOG.md"):
+        shutil.copy(project / name, target)
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ class Machine:
     def command(self, *argv: str, user: str | None = None) -> list[str]:
         """The command that runs ``argv`` on this machine, from outside."""
         enter = ["nsenter", "--target", str(self._pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
-        enter += ["--root", "--wd=/", "env", "-i"]
+        enter += ["--root", "env", "--chdir=/", "-i"]
         home = f"/home/{user}" if user else "/root"
         enter += [f"{name}={value}" for name, value in {**_ENVIRONMENT, "HOME": home}.items()]
         return [*enter, *(["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []), *argv]
