@@ -10,9 +10,9 @@ from meshd.store import rows
 from meshd.store.ops import DeleteInbox, InboxRow, Mailbox, PutInbox, ReadExpiredInbox, ReadInbox, ReleaseInbox
 
 _HEAD = """row, service, priority, first_offset, count, ref, source, number, prev, late, missing, age_ms,
-    arrived_ms, expires_ms"""
+    arrived_ms, expires_ms, size_bytes"""
 
-_INSERT = f"INSERT INTO inbox ({_HEAD}, size_bytes, messages)"
+_INSERT = f"INSERT INTO inbox ({_HEAD}, messages)"
 
 _ADD_MAILBOX = """INSERT INTO mailbox (service, priority, rows, messages, bytes)
     SELECT service, priority, count(*), sum(count), sum(size_bytes)
@@ -109,6 +109,7 @@ def _inbox_row(values: tuple[Any, ...], messages: bytes) -> InboxRow:
         age_ms=values[11],
         arrived_ms=values[12],
         expires_ms=values[13],
+        size_bytes=values[14],
         messages=messages,
     )
 
@@ -128,8 +129,8 @@ def read(connection: apsw.Connection, ask: ReadInbox) -> list[InboxRow]:
     size = 0
     try:
         for values in cursor:
-            found.append(_inbox_row(values, values[14]))
-            size += len(values[14])
+            found.append(_inbox_row(values, values[15]))
+            size += len(values[15])
             if size >= ask.max_bytes:
                 break
     finally:

@@ -17,6 +17,8 @@ from meshd.store.requests import Due, Event, Requests, carry_out, split
 
 CLOSE_LIMIT_S = 3.0
 """How long an ending daemon waits for the disk, seconds; what is not on disk by then was never accepted."""
+BUSY_PASSES = 8
+"""Passes of a busy loop that a commit waits at most: more than a message takes to its socket."""
 SLOW_COMMIT_S = 0.1
 """A transaction or read over this is logged, seconds."""
 
@@ -93,9 +95,41 @@ def _serve(database: Database, inbound: queue.SimpleQueue[Due | None], returns: 
         returns.end(error)
 
 
-async def _feed(requests: Requests, inbound: queue.SimpleQueue[Due | None]) -> None:
+class _Handover(trio.abc.Instrument):
+    """Gives the thread what is due when the loop has nothing else to do, or after BUSY_PASSES.
+
+    Thread and loop share one interpreter lock: a commit that begins while its mail is still on the
+    way to a socket slows that down by more than it gains.
+    """
+
+    def __init__(self, inbound: queue.SimpleQueue[Due | None]) -> None:
+        self._inbound = inbound
+        self._waiting: list[Due] = []
+        self._passes = 0
+
+    def put(self, due: Due) -> None:
+        """Add what is due; the order stays."""
+        self._waiting.append(due)
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Called by Trio in each pass of its loop; ``timeout`` is 0 while tasks are ready to run."""
+        if self._waiting:
+            self._passes += 1
+            if timeout > 0 or self._passes >= BUSY_PASSES:
+                self.flush()
+
+    def flush(self) -> None:
+        """Give all of it now."""
+        self._passes = 0
+        for due in self._waiting:
+            self._inbound.put(due)
+        self._waiting.clear()
+
+
+async def _feed(requests: Requests, handover: _Handover, inbound: queue.SimpleQueue[Due | None]) -> None:
     while (due := await requests.take()).requests:
-        inbound.put(due)
+        handover.put(due)
+    handover.flush()
     inbound.put(None)
 
 
@@ -124,15 +158,19 @@ async def run_worker(
     # A daemon thread: a disk that hangs for ever must not keep the process from ending.
     threading.Thread(target=_serve, args=(database, inbound, returns), name="store", daemon=True).start()
     task_status.started()
+    handover = _Handover(inbound)
+    trio.lowlevel.add_instrument(handover)
     try:
         async with trio.open_nursery() as nursery:
-            requests.pour_into(inbound.put)
-            nursery.start_soon(_feed, requests, inbound)
+            requests.pour_into(handover.put)
+            nursery.start_soon(_feed, requests, handover, inbound)
             await returns.wait_end()
             nursery.cancel_scope.cancel()
     finally:
+        trio.lowlevel.remove_instrument(handover)
         if not returns.ended:
             requests.close_nowait()
+            handover.flush()
             inbound.put(None)
             with trio.move_on_after(CLOSE_LIMIT_S, shield=True) as limit:
                 await returns.wait_end()
