@@ -1,7 +1,6 @@
 """What the package is made of agrees with the program. Fast, and needs nothing installed."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshd.config import load_config
+from tests.system.conftest import require_programs
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 _SETTING = re.compile(r"# (\[\w+\]|\w+ = .*)")
@@ -51,10 +51,8 @@ def test_every_option_is_completed_and_in_the_manual() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completions_are_valid(shell: str) -> None:
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"not installed: {shell}")
-    subprocess.run([program, "-n", PACKAGING / f"completions/meshd.{shell}"], check=True)
+    require_programs({shell: shell})
+    subprocess.run([shell, "-n", PACKAGING / f"completions/meshd.{shell}"], check=True)
 
 
 @pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
