@@ -64,16 +64,14 @@ class PendingRequests:
         if own is None or wanted.is_newer_than(own.wanted):
             own = self._own[destination] = Own(wanted, now + RETRY_SECONDS)
         elif now >= own.retry_at:
+            # Kept while nothing has to be asked: a route that comes and goes must not cost a request each time.
+            was_idle = now >= own.retry_at + own.wait
             own.asked.clear()
-            own.wait = min(2 * own.wait, RETRY_MAX_SECONDS)
+            own.wait = RETRY_SECONDS if was_idle else min(2 * own.wait, RETRY_MAX_SECONDS)
             own.retry_at = now + own.wait
         new = [neighbour for neighbour in useful if neighbour not in own.asked]
         own.asked.update(new)
         return new, own.retry_at
-
-    def satisfied(self, destination: NodeId) -> None:
-        """Nothing has to be asked for any more."""
-        self._own.pop(destination, None)
 
     def pass_on(self, destination: NodeId, wanted: Seqno, asker: NodeId, now: float) -> bool:
         """Note that ``asker`` waits for ``wanted``. False when the request went out already."""

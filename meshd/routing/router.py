@@ -7,21 +7,17 @@ from collections import Counter
 from meshd.errors import LocalProtocolError, RemoteProtocolError
 from meshd.ids import Epoch, NodeId
 from meshd.routing import metric, source
-from meshd.routing.budget import Budget
 from meshd.routing.effects import Effect, EpochNeeded, RouteChanged, Send
 from meshd.routing.neighbour import SIGNATURE_PRICE, Neighbour, NeighbourTable
+from meshd.routing.origin import Origin
 from meshd.routing.request import REQUEST_HOPS, PendingRequests
 from meshd.routing.route import EXPIRY_SECONDS, RouteTable, Selection, best, worth_a_request
-from meshd.routing.seqno import Announcement, Seqno, Sign, Verdict, Verify
+from meshd.routing.seqno import Announcement, Seqno, Sign, Verify
 from meshd.routing.source import Source, SourceTable
 from meshd.routing.timers import Timers
 from meshd.routing.update import INTERVAL_SECONDS, JITTER_SECONDS, Updates
 from meshd.routing.view import RouterStatistics, RouteView, route_views
-from meshd.wire.routing import MAX_SEQNO, RouteEntry, RouteRequest, RouteUpdate, SeqnoRequest
-
-SEQNO_BURST = 16
-SEQNOS_PER_SECOND = 2.0
-"""New seqnos of our own that others can ask for: 32 bits of them last for 68 years."""
+from meshd.wire.routing import RouteEntry, RouteRequest, RouteUpdate, SeqnoRequest
 
 
 class _Timer(enum.Enum):
@@ -48,17 +44,16 @@ class Router:
         self, *, node: NodeId, seqno: Seqno, sign: Sign, verify: Verify, rng: random.Random, split_horizon: bool = True
     ) -> None:
         self.node = node
-        self._sign, self._verify, self._rng = sign, verify, rng
+        self._rng = rng
+        self._origin = Origin(node, seqno, sign, verify)
         self._neighbours: NeighbourTable = {}
         self._sources = SourceTable(verify)
         self._routes = RouteTable()
         self._selection = Selection()
         self._requests = PendingRequests()
-        self._updates = Updates(self._announce(seqno), self._sources, self._routes, self._neighbours, split_horizon)
+        self._updates = Updates(self._origin, self._sources, self._routes, self._neighbours, split_horizon)
         self._timers: Timers[tuple[_Timer, NodeId]] = Timers()
         self._used: dict[NodeId, tuple[NodeId, int, Epoch]] = {}
-        self._seqnos = Budget(SEQNO_BURST, SEQNOS_PER_SECOND)
-        self._epoch_needed_above: Epoch | None = None
         self._effects: list[Effect] = []
         self._counts: Counter[str] = Counter()
 
@@ -72,7 +67,7 @@ class Router:
     @property
     def seqno(self) -> Seqno:
         """This device's own."""
-        return self._updates.own.seqno
+        return self._origin.announcement.seqno
 
     def next_hop(self, destination: NodeId) -> NodeId | None:
         """The neighbour to hand mail for ``destination`` to; None when there is no route now."""
@@ -162,9 +157,7 @@ class Router:
 
     def renew(self, epoch: Epoch, now: float) -> tuple[Effect, ...]:
         """This device has a new epoch, committed to disk. Raises LocalProtocolError when it isn't a later one."""
-        if epoch <= self.seqno.epoch:
-            raise LocalProtocolError("a new epoch is above the one before")
-        self._updates.own = self._announce(Seqno(epoch, 0))
+        self._origin.renew(epoch)
         self._updates.changed(self.node)
         self._plan_round(now)
         return self._take()
@@ -187,7 +180,7 @@ class Router:
         self._charge(neighbour, max(1, len(update.routes)), now)
         for entry in update.routes:
             if entry.destination == self.node:
-                self._heard_of_ourselves(entry)
+                self._need_epoch(self._origin.heard(Seqno(entry.epoch, entry.seqno), entry.signature))
             else:
                 self._heard(neighbour, entry, now)
 
@@ -221,16 +214,6 @@ class Router:
         if not neighbour.updates.take(now, count):
             raise RemoteProtocolError("P_FLOOD", "more routing updates than its share")
 
-    def _heard_of_ourselves(self, entry: RouteEntry) -> None:
-        # The mesh remembers more of us than we do: a restored disk, say. A new epoch outdoes it.
-        seqno = Seqno(entry.epoch, entry.seqno)
-        above = self._epoch_needed_above
-        if not seqno.is_newer_than(self.seqno) or (above is not None and seqno.epoch <= above):
-            return
-        if self._verify(Announcement(self.node, seqno, entry.signature)) is not Verdict.GENUINE:
-            raise RemoteProtocolError("P_ROUTE", "a seqno of ours that we did not sign")
-        self._need_epoch(seqno.epoch)
-
     # requests (section 3.8.1)
 
     def _route_requested(self, neighbour: Neighbour, request: RouteRequest, now: float) -> None:
@@ -250,8 +233,7 @@ class Router:
             return
         destination, wanted = request.destination, Seqno(request.epoch, request.seqno)
         if destination == self.node:
-            if wanted.epoch == self.seqno.epoch and wanted.is_newer_than(self.seqno):
-                self._advance(now)
+            self._need_epoch(self._origin.requested(wanted, now))
             self._owe(neighbour.id, destination, now)
             return
         selected = self._routes.selected.get(destination)
@@ -276,7 +258,6 @@ class Router:
                 self._owe(asker, destination, now)
         useful = worth_a_request(self._routes.to(destination).values(), known, selected)
         if not useful:
-            self._requests.satisfied(destination)
             self._timers.cancel((_Timer.RETRY, destination))
             return
         wanted = known.wanted
@@ -285,15 +266,8 @@ class Router:
             self._request(neighbour, SeqnoRequest(destination, wanted.epoch, wanted.number, REQUEST_HOPS))
         self._timers.set((_Timer.RETRY, destination), retry_at)
 
-    def _advance(self, now: float) -> None:
-        if self._seqnos.take(now):
-            self._updates.own = self._announce(self.seqno.next)
-            if self.seqno.number == MAX_SEQNO:  # the last one: nobody could ask for a newer one
-                self._need_epoch(self.seqno.epoch)
-
-    def _need_epoch(self, above: Epoch) -> None:
-        if self._epoch_needed_above is None or above > self._epoch_needed_above:
-            self._epoch_needed_above = above
+    def _need_epoch(self, above: Epoch | None) -> None:
+        if above is not None:
             self._effects.append(EpochNeeded(above))
 
     # the tables
@@ -382,9 +356,6 @@ class Router:
         if neighbour in self._neighbours:
             self._neighbours[neighbour].owed.add(destination)
             self._plan_round(now)
-
-    def _announce(self, seqno: Seqno) -> Announcement:
-        return Announcement(self.node, seqno, self._sign(seqno))
 
     def _take(self) -> tuple[Effect, ...]:
         effects, self._effects = tuple(self._effects), []

@@ -7,6 +7,7 @@ import attrs
 from meshd.ids import NodeId
 from meshd.routing import metric
 from meshd.routing.neighbour import Neighbour, NeighbourTable
+from meshd.routing.origin import Origin
 from meshd.routing.route import RouteTable
 from meshd.routing.seqno import Announcement
 from meshd.routing.source import Distance, SourceTable
@@ -26,17 +27,21 @@ class Updates:
     """Compares what should be told with what was told, and tells the difference.
 
     Args:
-        own: this device's announcement of itself.
         split_horizon: never offer a route to the neighbour it goes through (section 3.7.4). Saves traffic only.
     """
 
-    own: Announcement
+    origin: Origin
     sources: SourceTable
     routes: RouteTable
     neighbours: NeighbourTable
     split_horizon: bool = True
     _changed: dict[NodeId, None] = attrs.field(factory=dict)  # a set that keeps its order
     _earliest: float = float("-inf")
+
+    @property
+    def own(self) -> Announcement:
+        """What this device says of itself."""
+        return self.origin.announcement
 
     def changed(self, destination: NodeId) -> None:
         """The route to ``destination`` is another, or has another metric: a triggered update may be due (3.7.2)."""

@@ -8,8 +8,9 @@ from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch
 from meshd.routing.metric import INFINITY
 from meshd.routing.neighbour import SIGNATURE_PRICE, UPDATE_BURST
+from meshd.routing.origin import SEQNO_BURST, SEQNOS_PER_SECOND
 from meshd.routing.route import MAX_ROUTES_PER_NEIGHBOUR
-from meshd.routing.router import SEQNO_BURST, SEQNOS_PER_SECOND, Router
+from meshd.routing.router import Router
 from meshd.routing.seqno import Announcement, Verdict, signer, verifier
 from meshd.routing.source import TRIGGERED_BURST, TRIGGERED_PER_SECOND
 from meshd.trust.identity import Identity
@@ -154,6 +155,17 @@ def test_a_flapping_route_does_not_delay_the_others() -> None:
     lone.hear("evil", entry("e", 20))
     lone.wait(0.06)
     assert entry("e", 30) in lone.told("b")
+
+
+def test_a_flapping_route_does_not_make_us_ask_others_at_its_pace() -> None:
+    lone = Lone("evil", "a")
+    lone.hear("evil", entry("d", 20))
+    lone.wait(0.1)
+    lone.hear("a", entry("d", 400))
+    for index in range(1000):
+        lone.hear("evil", entry("d", 20 if index % 2 else INFINITY))
+        lone.wait(0.01)
+    assert 1 <= len(lone.asked("a")) <= 10 / 0.5
 
 
 def test_requests_make_seqnos_only_at_a_pace() -> None:
