@@ -215,13 +215,14 @@ class Reading:
     """What an app sees: every delivery, and what it knows to be acked."""
 
     host: Host
+    total: int = TOTAL
     seen: list[tuple[str, str]] = attrs.field(factory=list)  # id, payload
     confirmed: set[str] = attrs.field(factory=set)
     faults: list[str] = attrs.field(factory=list)
 
     def run(self) -> None:
         """Read until everything has come, through any number of dead daemons."""
-        while len({message_id for message_id, _ in self.seen}) < TOTAL:
+        while len({message_id for message_id, _ in self.seen}) < self.total:
             try:
                 with self.host.client(5.0) as client:
                     self._read(client)
@@ -233,7 +234,7 @@ class Reading:
     def _read(self, client: Client) -> None:
         with client.subscribe() as subscription:
             unconfirmed: list[str] = []
-            while len({message_id for message_id, _ in self.seen}) < TOTAL:
+            while len({message_id for message_id, _ in self.seen}) < self.total:
                 delivery = subscription.next(5.0)
                 if delivery.id in self.confirmed:
                     self.faults.append(f"{delivery.id} again, after its ack was durable")
@@ -252,10 +253,11 @@ class Sending:
 
     host: Host
     destination: Host
+    total: int = TOTAL
     faults: list[str] = attrs.field(factory=list)
 
     def run(self) -> None:
-        for first in range(0, TOTAL, BATCH):
+        for first in range(0, self.total, BATCH):
             while not self._send(first) and not self.faults:
                 pass
 
@@ -273,17 +275,20 @@ class Sending:
         return True
 
 
-def test_daemons_killed_amid_a_thousand_messages_deliver_each_once_and_in_order(lab: Make) -> None:
-    a, b = mesh(lab(2))
-    linked(a, b)
-    reading, sending = Reading(b), Sending(a, b)
+Kills = list[tuple[int, tuple[Host, ...]]]
+"""After how many messages which daemons are killed."""
+
+
+def deliver_through_kills(source: Host, destination: Host, total: int, kills: Kills) -> None:
+    """Send ``total`` messages while daemons die and come back: all arrive, once and in order."""
+    reading, sending = Reading(destination, total), Sending(source, destination, total)
     threads = [threading.Thread(target=reading.run, daemon=True), threading.Thread(target=sending.run, daemon=True)]
     for thread in threads:
         thread.start()
-    for target, victims in ((100, (b,)), (300, (a,)), (500, (a, b)), (700, (b,)), (900, (a,))):
+    for target, victims in kills:
         eventually(
             lambda target=target: len(reading.seen) >= target or reading.faults or sending.faults,  # type: ignore[misc]
-            within_s=60.0,
+            within_s=90.0,
             what=f"{target} messages have come",
         )
         for victim in victims:
@@ -291,7 +296,13 @@ def test_daemons_killed_amid_a_thousand_messages_deliver_each_once_and_in_order(
         for victim in victims:
             victim.start()
     for thread in threads:
-        thread.join(90.0)
+        thread.join(120.0)
     assert sending.faults + reading.faults == []
     first_seen = dict.fromkeys(reading.seen)  # in the order of their first delivery
-    assert [payload for _, payload in first_seen] == [str(number) for number in range(TOTAL)]
+    assert [payload for _, payload in first_seen] == [str(number) for number in range(total)]
+
+
+def test_daemons_killed_amid_a_thousand_messages_deliver_each_once_and_in_order(lab: Make) -> None:
+    a, b = mesh(lab(2))
+    linked(a, b)
+    deliver_through_kills(a, b, TOTAL, [(100, (b,)), (300, (a,)), (500, (a, b)), (700, (b,)), (900, (a,))])

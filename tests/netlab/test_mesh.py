@@ -1,6 +1,6 @@
 """Several hops: a line of devices of which only neighbours hear each other.
 
-    a --- b --- c --- d
+a --- b --- c --- d
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .lab import Host, Lab, eventually
-from .test_core import linked, mesh, peer, receive
+from .test_core import deliver_through_kills, linked, mesh, peer, receive
 
 pytestmark = [pytest.mark.netlab, pytest.mark.timeout(300)]
 
@@ -66,3 +66,13 @@ def test_a_hop_keeps_mail_for_the_next_one_that_is_gone(lab: Make) -> None:
     c.start()
     assert receive(c, 1, timeout=60.0) == ["later"]
     eventually(lambda: a.ctl("queue") == [], within_s=60.0, what="a has the receipt")
+
+
+def test_hops_and_ends_killed_in_turn_lose_and_repeat_nothing(lab: Make) -> None:
+    a, b, c, d = line(lab(4))
+    routed(a, d, b)
+    routed(d, a, c)
+    deliver_through_kills(a, d, 400, [(40, (b,)), (100, (c,)), (160, (b, c)), (220, (d,)), (280, (a,)), (340, (c,))])
+    eventually(lambda: a.ctl("queue") == [], within_s=90.0, what="a has every receipt")
+    for hop in (b, c):
+        eventually(lambda hop=hop: hop.ctl("queue") == [], within_s=90.0, what=f"{hop.name} keeps nothing")  # type: ignore[misc]
