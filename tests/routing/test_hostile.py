@@ -127,6 +127,14 @@ def test_replaying_true_signatures_to_keep_us_busy_costs_the_link() -> None:
     assert heard == UPDATE_BURST // (1 + SIGNATURE_PRICE)
 
 
+def test_a_neighbour_that_keeps_to_an_older_seqno_is_no_flood() -> None:
+    lone = Lone("a", "b")
+    lone.hear("a", entry("d", 20, number=2))
+    for _ in range(UPDATE_BURST // 2):
+        lone.hear("b", entry("d", 20, number=1))
+    assert lone.router.statistics().routes == 2
+
+
 def test_empty_updates_are_a_flood_too() -> None:
     lone = Lone("evil")
     for _ in range(UPDATE_BURST):
@@ -144,6 +152,23 @@ def test_a_flapping_route_is_not_passed_on_at_its_pace() -> None:
     lone.hear("evil", entry("d", 500))
     lone.wait(2.0)
     assert lone.told("b")[-1] == entry("d", 510)
+
+
+def test_what_was_held_back_is_told_later_without_any_event() -> None:
+    lone = Lone("evil", "b")
+    for index in range(100):
+        lone.hear("evil", entry("d", INFINITY if index % 2 else 20))
+        lone.wait(0.051)
+    lone.told("b")
+    for offered in (500, 1000, 2000):
+        lone.hear("evil", entry("d", offered))
+        lone.wait(0.06)
+        if not lone.told("b"):
+            break
+    else:
+        raise AssertionError("nothing was held back")
+    lone.wait(1.0)
+    assert lone.told("b") == [entry("d", offered + 10)]
 
 
 def test_a_flapping_route_does_not_delay_the_others() -> None:

@@ -315,6 +315,18 @@ def test_a_destination_without_routes_is_held_and_then_forgotten() -> None:
     assert lone.router.statistics().sources == 0
 
 
+def test_a_destination_that_came_back_is_not_forgotten() -> None:
+    lone = Lone("a")
+    lone.hear("a", entry("d", 20))
+    lone.retract("a", "d")
+    lone.wait(0.9 * EXPIRY_SECONDS)
+    lone.hear("a", entry("d", 20))
+    lone.wait(0.9 * EXPIRY_SECONDS)
+    assert 1.8 * EXPIRY_SECONDS > HOLD_SECONDS
+    assert lone.next_hop("d") == node_id("a")
+    assert lone.router.statistics().sources == 1
+
+
 def test_a_route_that_is_not_heard_of_any_more_expires() -> None:
     lone = Lone("a")
     lone.hear("a", entry("d", 20), entry("e", 20))
@@ -336,6 +348,37 @@ def test_a_removed_device_is_forgotten_and_a_new_one_asked_about() -> None:
     assert (lone.told("b"), lone.router.routes()) == ([], ())
     lone.take(lone.router.learned(node_id("e"), lone.now))
     assert [effect.frame for effect in lone.effects[1:]] == [RouteRequest(node_id("e"))] * 2  # type: ignore[union-attr]
+
+
+def test_a_device_that_is_removed_and_added_again_is_told_of_again() -> None:
+    lone = Lone("a", "b")
+    lone.hear("a", entry("d", 20))
+    lone.wait(0.1)
+    lone.told("b")
+    lone.take(lone.router.removed(node_id("d"), lone.now))
+    lone.hear("a", entry("d", 20))
+    lone.wait(0.1)
+    assert lone.told("b") == [entry("d", 30)]
+
+
+def test_what_was_asked_for_a_removed_device_is_forgotten() -> None:
+    lone = starving()
+    assert len(lone.asked("b")) == 1
+    lone.take(lone.router.removed(node_id("d"), lone.now))
+    lone.hear("a", entry("d", 20))
+    lone.wait(0.1)
+    lone.retract("a", "d")
+    lone.hear("b", entry("d", 40))
+    assert len(lone.asked("b")) == 1
+
+
+def test_an_older_seqno_does_not_replace_the_newest_that_is_known() -> None:
+    lone = Lone("a", "b")
+    lone.hear("a", entry("d", 20, number=2))
+    lone.hear("b", entry("d", 20, number=1))
+    for neighbour in "ab":
+        lone.retract(neighbour, "d")
+    assert [view.seqno for view in lone.router.routes()] == [seqno(2)]
 
 
 def test_the_table_shows_every_route_and_why_it_is_not_used() -> None:
