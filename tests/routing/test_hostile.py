@@ -157,7 +157,7 @@ def test_a_flapping_route_is_not_passed_on_at_its_pace() -> None:
 def test_what_was_held_back_is_told_later_without_any_event() -> None:
     lone = Lone("evil", "b")
     for index in range(100):
-        lone.hear("evil", entry("d", INFINITY if index % 2 else 20))
+        lone.hear("evil", entry("d", 20 if index % 2 else INFINITY))
         lone.wait(0.051)
     lone.told("b")
     for offered in (500, 1000, 2000):
