@@ -11,7 +11,17 @@ from meshd.api import protocol
 from meshd.api.handlers import build
 from meshd.api.pacing import Window
 from meshd.errors import MeshdError
-from meshd.node.requests import AddCredit, Cancel, Disconnected, Item, Reply, Request, Result, Subscribe
+from meshd.node.requests import (
+    AddCredit,
+    Cancel,
+    Disconnected,
+    Follow,
+    Item,
+    Reply,
+    Request,
+    Result,
+    Subscribe,
+)
 from meshd.wire.codec import ShapeError
 
 MAX_QUEUED_BYTES = 16 * 1024 * 1024
@@ -88,7 +98,7 @@ class Connection:
             return self._grant(request.subscription, window)
         if isinstance(request, Cancel):
             return request if self._forget(request.target) else None
-        if isinstance(request, Subscribe):
+        if isinstance(request, Subscribe | Follow):
             if len(self._windows) >= protocol.MAX_SUBSCRIPTIONS:
                 raise MeshdError("E_BUSY", f"A client may have {protocol.MAX_SUBSCRIPTIONS} subscriptions.")
             window = self._windows[request_id] = Window(request.credit)
@@ -133,7 +143,7 @@ class Connection:
             self._push_item(request_id, value[half:], window)
             return
         if window is not None:
-            window.delivered(sum([batch[2] for batch in value]), len(data))
+            window.delivered(sum([_credit(element) for element in value]), len(data))
         self._push(data)
 
     def refuse(self, error: MeshdError) -> None:
@@ -179,3 +189,8 @@ class Connection:
     def disconnected(self) -> Request:
         """What to tell the node when the client is gone."""
         return Disconnected(port=self, id=0, principal=self.principal)
+
+
+def _credit(element: Any) -> int:
+    """What one element of a stream takes of the credit: a batch its messages, an event one."""
+    return 1 if isinstance(element, dict) else int(element[2])

@@ -31,6 +31,16 @@ def _trace(common: dict[str, Any], arguments: dict[str, Any]) -> Request:
     return requests.Query(**common, view="trace", argument=arguments["id"])
 
 
+def _why(common: dict[str, Any], arguments: dict[str, Any]) -> Request:
+    return requests.Query(**common, view="why", argument=arguments["peer"])
+
+
+def _events(common: dict[str, Any], arguments: dict[str, Any]) -> Request:
+    if arguments["follow"]:
+        return requests.Follow(**common, last=arguments["last"], credit=arguments["credit"])
+    return requests.Query(**common, view="events", argument=arguments["last"])
+
+
 def _view(name: str) -> Maker:
     return lambda common, arguments: requests.Query(**common, view=name)
 
@@ -48,7 +58,10 @@ _MAKERS: dict[str, Maker] = {
     "remove": _plain(requests.Remove),
     "ping": _plain(requests.Echo),
     "trace": _trace,
-    **{name: _view(name) for name in ("status", "peers", "members", "queue", "routes")},
+    "why": _why,
+    "breaker-reset": _plain(requests.ResetBreaker),
+    "events": _events,
+    **{name: _view(name) for name in ("status", "peers", "members", "queue", "routes", "graph")},
 }
 """Every operation that the node answers; ``version`` is the server's own."""
 

@@ -28,6 +28,7 @@ MAX_HEADERS_BYTES = 2048
 """Headers and reply-to of one message, all names and values as UTF-8."""
 
 MAX_CREDIT = 1_000_000
+MAX_LAST_EVENTS = 1000
 MAX_ACK_RANGES = 1024
 """Per priority, in one acknowledgement."""
 
@@ -327,11 +328,17 @@ OPERATIONS: dict[str, Shape] = {
     "remove": _arguments({"device": _device}),
     "ping": _arguments({"destination": _device}, {"count": (uint(10_000, 1), 1), "timeout_s": (_seconds, 5.0)}),
     "trace": _arguments({"id": _id}),
+    "why": _arguments({"peer": _device}),
+    "breaker-reset": _arguments({"peer": _device}),
+    "events": _arguments(
+        {}, {"last": (uint(MAX_LAST_EVENTS), 100), "follow": (boolean, False), "credit": (uint(MAX_CREDIT), 0)}
+    ),
     "status": _nothing,
     "peers": _nothing,
     "members": _nothing,
     "queue": _nothing,
     "routes": _nothing,
+    "graph": _nothing,
     "version": _nothing,
 }
 """Every operation, and the shape of its arguments."""

@@ -70,13 +70,15 @@ class PeerStatistics:
     """A peer as the dialer sees it, for ``meshctl peers`` and ``meshctl why``.
 
     Args:
-        until: when the next step is due, on the links' clock; infinite when only a change brings one.
+        at: when this was so, on the links' clock, like all times in it.
+        until: when the next step is due; infinite when only a change brings one.
         candidates: worth dialing, best first.
         links: numbers of the live links.
         last_error: of the last failed attempt or broken link.
     """
 
     peer: NodeId
+    at: float
     decision: Decision
     until: float
     breaker: BreakerStatistics
@@ -198,6 +200,7 @@ class PeerControl:
         """What to show to people."""
         return PeerStatistics(
             peer=self.peer,
+            at=now,
             decision=self._step.decision,
             until=self._step.until,
             breaker=self._breaker.statistics(),

@@ -5,11 +5,14 @@ from typing import Any
 import attrs
 
 from meshd.errors import MeshdError
-from meshd.ids import BundleRef, NodeId, format_message_id, is_service_name, parse_message_id
+from meshd.ids import BundleRef, NodeId, format_message_id, is_service_name, parse_message_id, to_text
 from meshd.node.accepting import Acceptor
 from meshd.node.admission import Admissions
+from meshd.node.chronicle import Chronicle
 from meshd.node.echo import Echoes
+from meshd.node.effects import CloseBreaker
 from meshd.node.followers import STAGES, Follower, Followers, Stage
+from meshd.node.insight import Insight
 from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
 from meshd.node.peers import Peers
@@ -21,12 +24,14 @@ from meshd.node.requests import (
     Disconnected,
     Echo,
     Failure,
+    Follow,
     InitMesh,
     Invite,
     Join,
     Query,
     Remove,
     Request,
+    ResetBreaker,
     Result,
     Submit,
     Subscribe,
@@ -74,6 +79,8 @@ class Parts:
     echoes: Echoes
     peers: Peers
     tickets: Tickets
+    chronicle: Chronicle
+    insight: Insight
     views: Views
 
 
@@ -105,7 +112,8 @@ class Clients:
             case Acknowledge():
                 parts.mailboxes.acknowledge(turn, request)
             case AddCredit():
-                parts.mailboxes.add_credit(turn, request)
+                if not parts.chronicle.add_credit(request):
+                    parts.mailboxes.add_credit(turn, request)
             case Subscribe():
                 self._check_service(request.service)
                 parts.mailboxes.subscribe(turn, request)
@@ -116,6 +124,7 @@ class Clients:
             case Disconnected():
                 parts.followers.drop_port(request.port)
                 parts.echoes.drop_port(request.port)
+                parts.chronicle.drop_port(request.port)
                 parts.mailboxes.drop_port(turn, request.port)
             case Echo():
                 if not 0 < request.count <= _MAX_PINGS:
@@ -132,6 +141,10 @@ class Clients:
                 parts.admissions.join(turn, request)
             case Remove():
                 parts.admissions.remove(turn, request, parts.peers)
+            case Follow():
+                parts.chronicle.follow(request)
+            case ResetBreaker():
+                self._reset_breaker(turn, request)
             case Query():
                 self._query(turn, request)
             case _:
@@ -251,6 +264,12 @@ class Clients:
                 turn.answer(query, Result(views.routes()))
             case "trace":
                 self._read_trace(turn, _TraceRead(query, *self._message_id(query.argument)))
+            case "events":
+                turn.answer(query, Result(views.events(int(query.argument), turn.now)))
+            case "graph":
+                turn.answer(query, Result(self._parts.insight.graph(turn.now)))
+            case "why":
+                turn.answer(query, Result(self._parts.insight.why(str(query.argument), turn.now)))
             case _:
                 raise MeshdError("E_UNSUPPORTED", f"The daemon has no view called {query.view[:40]!r}.")
 
@@ -263,7 +282,20 @@ class Clients:
                 "E_USAGE", f"{str(text)[:40]!r} is no message id.", "As printed by: meshctl send"
             ) from error
 
+    def _reset_breaker(self, turn: Turn, request: ResetBreaker) -> None:
+        insight = self._parts.insight
+        member = insight.find(request.peer)
+        dialer = insight.dialer(member.id)
+        if dialer is None:
+            raise MeshdError("E_USAGE", f"{member.name} is not dialed at all.", f"See: meshctl why {member.name}")
+        before = dialer.breaker.state.value
+        turn.emit(CloseBreaker(member.id))
+        self._parts.chronicle.breaker_reset(turn, member.id, before)
+        answer = {"id": to_text(member.id), "name": member.name, "breaker": "closed", "before": before}
+        turn.answer(request, Result(answer))
+
     def _drop(self, turn: Turn, request: Request, target: int) -> None:
         self._parts.followers.drop_port(request.port, target)
         self._parts.echoes.drop_port(request.port, target)
+        self._parts.chronicle.drop_port(request.port, target)
         self._parts.mailboxes.cancel(turn, request.port, target)

@@ -103,6 +103,13 @@ class DataAcked:
 
 
 @attrs.frozen
+class CloseBreaker:
+    """A person closes the peer's breaker."""
+
+    peer: NodeId
+
+
+@attrs.frozen
 class LocalReceipt:
     """Our receipt for our own mail; the node takes it itself once it is durable."""
 
@@ -172,6 +179,7 @@ Effect: TypeAlias = (
     | LinkChosen
     | DataTimeout
     | DataAcked
+    | CloseBreaker
     | LocalReceipt
     | EpochStored
     | Fail

@@ -30,6 +30,7 @@ from meshd.node.effects import (
     AdmitAnswer,
     Announce,
     Answer,
+    CloseBreaker,
     CloseLink,
     Commit,
     DataAcked,
@@ -268,6 +269,9 @@ class Loop:
             case DataTimeout(peer=peer):
                 if peer in self._dialers:
                     self._dialers[peer].control.data_timeout(now)
+            case CloseBreaker(peer=peer):
+                if peer in self._dialers:
+                    self._dialers[peer].control.reset(now)
             case SeekPeer():
                 self._seek(effect, nursery, now)
             case LeavePeer(peer=peer):

@@ -109,8 +109,24 @@ class Subscribe(Request):
 
 
 @attrs.frozen(kw_only=True)
+class Follow(Request):
+    """Hear of what happens to devices, links and routes.
+
+    Streams Items: lists of events as ``meshctl events --json`` shows them. A client without credit misses
+    the oldest once too many wait, and is told how many by an event ``missed``.
+
+    Args:
+        last: how many of the events before this request to begin with.
+        credit: events the client is ready to take; more by AddCredit.
+    """
+
+    last: int
+    credit: int
+
+
+@attrs.frozen(kw_only=True)
 class AddCredit(Request):
-    """The client is ready for ``messages`` more on the subscription. No answer."""
+    """The client is ready for ``messages`` (or events) more on the subscription. No answer."""
 
     subscription: int
     messages: int
@@ -184,10 +200,18 @@ class Echo(Request):
 
 
 @attrs.frozen(kw_only=True)
-class Query(Request):
-    """Ask for a view: ``status``, ``peers``, ``members``, ``queue``, ``routes``, ``trace``.
+class ResetBreaker(Request):
+    """Close a peer's breaker by hand, and dial it at once. Result ``{"id", "name", "breaker", "before"}``."""
 
-    ``argument`` is the message id for ``trace``. Results as in the command contract.
+    peer: str
+
+
+@attrs.frozen(kw_only=True)
+class Query(Request):
+    """Ask for a view, by the name of its ``meshctl`` command: ``status``, ``peers``, ``trace`` and so on.
+
+    ``argument`` is the message id for ``trace``, the device for ``why``, and how many for ``events``.
+    Results as in the command contract.
     """
 
     view: str

@@ -21,6 +21,7 @@ from meshd.links.peer import PeerStatistics
 from meshd.node.accepting import Acceptor, Limits
 from meshd.node.admission import Admissions, AdmitDevice, JoinEnded
 from meshd.node.arriving import Arriving
+from meshd.node.chronicle import Chronicle
 from meshd.node.clients import Clients, Listening, Parts
 from meshd.node.echo import Echoes
 from meshd.node.effects import (
@@ -35,6 +36,7 @@ from meshd.node.effects import (
 )
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
+from meshd.node.insight import Insight
 from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
 from meshd.node.outcomes import Outcomes
@@ -137,7 +139,9 @@ class Node:
         self.admissions = Admissions(self.membership, self._tickets, rng)
         self._echoes = Echoes(me)
         self._routes = Routes(self.membership, self.peers, epoch, rng)
-        views = Views(
+        self._chronicle = Chronicle(self.membership)
+        self._views = Views(
+            chronicle=self._chronicle,
             route_table=self._routes,
             membership=self.membership,
             peers=self.peers,
@@ -155,7 +159,9 @@ class Node:
             echoes=self._echoes,
             peers=self.peers,
             tickets=self._tickets,
-            views=views,
+            chronicle=self._chronicle,
+            insight=Insight(membership=self.membership, peers=self.peers, routes=self._routes, dialer=dialer),
+            views=self._views,
         )
         self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
@@ -174,6 +180,7 @@ class Node:
 
     def _restore(self, snapshot: Snapshot, now: float) -> None:
         self.membership.restore(snapshot)
+        self._chronicle.restore()
         self.admissions.restore(snapshot)
         self.spool.restore(snapshot)
         self._acceptor.restore(snapshot)
@@ -253,6 +260,7 @@ class Node:
         self.spool.plan(turn, self.peers)
         self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
+        self._chronicle.deliver(turn, self._views.moment)
         self._tickets.commit(turn)
         return turn.effects
 
@@ -261,6 +269,7 @@ class Node:
         self._mailboxes.names = self._echoes.names = {
             node: member.name for node, member in self.membership.require_roster().members.items()
         }
+        self._chronicle.members_changed(turn)
         self._routes.members_changed(turn, news)
         for node in news:
             if self.membership.public_key(node) is None:
@@ -301,7 +310,7 @@ class Node:
                 self._measured(turn, event)
             case DialFailed():
                 self.peers.dial_failed(event)
-                turn.log("debug", "dial failed", peer=event.peer, address=str(event.address), reason=event.reason)
+                self._chronicle.dial_failed(turn, event)
             case AcceptFailed():
                 turn.log("info", "connection refused", remote=str(event.remote), code=event.code, reason=event.reason)
             case PeerSeen():
@@ -347,15 +356,15 @@ class Node:
                     codec.encode([event.remote.transport, event.remote.host, event.remote.port]),
                 )
             )
-        turn.log("info", "link up", peer=event.peer, link=event.link, transport=event.transport, dialed=event.dialed)
+        self._chronicle.link_up(turn, event)
         self._path_changed(turn, event.peer, before)
         if self.peers.link_to(event.peer) is link:
             self._greet(turn, link)
 
     def _link_down(self, turn: Turn, event: LinkDown) -> None:
         before = self.peers.link_to(event.peer)
+        self._chronicle.link_down(turn, event, self.peers.link(event.link))
         self.peers.down(turn, event)
-        turn.log("info", "link down", peer=event.peer, link=event.link, code=event.code, reason=event.reason)
         self._path_changed(turn, event.peer, before)
         now_used = self.peers.link_to(event.peer)
         if now_used is not None and now_used is not before:
@@ -365,6 +374,7 @@ class Node:
         link = self.peers.link_to(peer)
         if link is before:
             return
+        self._chronicle.path_changed(turn, peer, before, link)
         if link is None:
             self._routes.link_lost(turn, peer)
         else:
@@ -374,6 +384,7 @@ class Node:
         self.spool.touch(peer)
 
     def _measured(self, turn: Turn, event: LinkMeasured) -> None:
+        self._chronicle.measured(turn, self.peers.link(event.link), event)
         self.peers.measured(event)
         link = self.peers.link(event.link)
         if link is not None and self.peers.link_to(link.peer) is link:
@@ -382,6 +393,7 @@ class Node:
     def _routes_changed(self, turn: Turn) -> None:
         for destination in self._routes.take_changed():
             self.spool.touch(destination)
+            self._chronicle.route_changed(turn, destination, self.peers.next_hops.get(destination))
             if destination in self.peers.next_hops:
                 self._arriving.greet(destination)
                 self._owe_floors(destination)

@@ -9,6 +9,7 @@ import attrs
 from meshd import __version__
 from meshd.ids import BundleRef, NodeId, format_message_id, to_text
 from meshd.links.peer import PeerStatistics
+from meshd.node.chronicle import Chronicle, plain
 from meshd.node.membership import Membership
 from meshd.node.peers import Peer, Peers
 from meshd.node.routes import Routes
@@ -25,6 +26,7 @@ class Views:
     peers: Peers
     spool: Spool
     route_table: Routes
+    chronicle: Chronicle
     quota_bytes: int
     dialer: Callable[[NodeId], PeerStatistics | None]
     wall: Callable[[], float] = time.time
@@ -132,7 +134,6 @@ class Views:
 
     def trace(self, ref: BundleRef, index: int, record: TraceRecord, now: float) -> dict[str, Any]:
         """``meshctl trace``: what this device knows. Times are shown on the wall clock of now."""
-        wall = self.wall()
         device = self.membership.name_of(self.membership.me)
         state = record.state
         journal = record.journal
@@ -144,7 +145,7 @@ class Views:
             state = "arrived" if journal else "unknown"
         events = [
             {
-                "at": _iso(wall - (now - entry.at_ms / 1000)),
+                "at": self.moment(entry.at_ms / 1000, now),
                 "device": device,
                 "event": entry.event,
                 "reason": entry.reason,
@@ -153,6 +154,14 @@ class Views:
             for entry in journal
         ]
         return {"id": format_message_id(ref, index), "state": state, "events": events}
+
+    def events(self, count: int, now: float) -> list[dict[str, Any]]:
+        """``meshctl events``: the last ``count`` that are kept, the oldest first."""
+        return [plain(event, now, self.moment) for event in self.chronicle.last(count)]
+
+    def moment(self, at: float, now: float) -> str:
+        """What people call the mesh-local time ``at``: on the wall clock of now."""
+        return _iso(self.wall() - (now - at))
 
 
 def _iso(seconds: float) -> str:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from meshd.api import protocol
+from meshd.node.chronicle import KEPT_EVENTS
 from meshd.wire import codec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol-api.md").read_text(encoding="utf-8")
@@ -42,7 +43,7 @@ def test_example_requests_are_what_the_client_sends_and_the_daemon_takes() -> No
 
 def test_every_operation_is_documented() -> None:
     table = PAGE.partition("## Operations")[2].partition("\n\n- ")[0]
-    documented = set(re.findall(r"`([a-z]+)`", "\n".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
+    documented = set(re.findall(r"`([a-z-]+)`", "\n".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
     assert documented == set(protocol.OPERATIONS)
 
 
@@ -50,3 +51,5 @@ def test_limits_are_the_documented_ones() -> None:
     assert f"{protocol.MAX_IN_FLIGHT:,}" in PAGE
     assert f"| subscriptions | {protocol.MAX_SUBSCRIPTIONS} |" in PAGE
     assert f"1 to {protocol.MAX_SEND_MESSAGES} messages" in PAGE
+    assert protocol.MAX_LAST_EVENTS == KEPT_EVENTS
+    assert f"the last {KEPT_EVENTS:,} events" in PAGE

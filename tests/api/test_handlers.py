@@ -55,7 +55,14 @@ BUILT = [
     ("remove", {"device": "pi"}, requests.Remove(**COMMON, device="pi")),
     ("ping", {"destination": "pi", "count": 3}, requests.Echo(**COMMON, destination="pi", count=3, timeout_s=5.0)),
     ("trace", {"id": ID}, requests.Query(**COMMON, view="trace", argument=ID)),
-    *[(view, {}, requests.Query(**COMMON, view=view)) for view in ("status", "peers", "members", "queue", "routes")],
+    ("why", {"peer": "pi"}, requests.Query(**COMMON, view="why", argument="pi")),
+    ("breaker-reset", {"peer": "pi"}, requests.ResetBreaker(**COMMON, peer="pi")),
+    ("events", {}, requests.Query(**COMMON, view="events", argument=100)),
+    ("events", {"follow": True, "last": 0, "credit": 7}, requests.Follow(**COMMON, last=0, credit=7)),
+    *[
+        (view, {}, requests.Query(**COMMON, view=view))
+        for view in ("status", "peers", "members", "queue", "routes", "graph")
+    ],
 ]
 
 

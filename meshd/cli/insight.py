@@ -1,0 +1,227 @@
+"""Looking into the mesh: ``why`` a device is linked or not, its ``graph``, its ``events``, and ``breaker reset``."""
+
+import time
+
+import click
+
+from meshd.cli import drawing, screen
+from meshd.cli.answers import Fields, fields_of, rows_of
+from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.units import age, count, milliseconds, percent
+from meshd.errors import MeshdError
+
+_BATCH = 500
+"""Events that the daemon may send before the first of them is printed."""
+
+_EVENT_WIDTH = 13
+_NAME_WIDTH = 16
+_EVENT_COLOURS = {
+    "peer-up": "green",
+    "peer-answers": "green",
+    "peer-suspect": "yellow",
+    "peer-down": "red",
+    "peer-removed": "red",
+    "link-failed": "yellow",
+    "route-lost": "yellow",
+    "missed": "yellow",
+}
+
+
+@click.command(cls=Command)
+@click.argument("peer")
+@pass_session
+def why(session: Session, peer: str) -> None:
+    """Say why PEER is linked or not.
+
+    The decision and its reason, the breaker, the quality of the link, the route, and each address
+    that PEER may be at, with the last error there.
+    """
+    answer = session.ask("why", {"peer": peer})
+    if session.as_json:
+        screen.document(answer)
+        return
+    fields = fields_of(answer)
+    decision = screen.printable(fields.text("decision"))
+    screen.line(f"{screen.paint(screen.printable(fields.text('name')), bold=True)}: {decision}")
+    if fields.text_or("hint"):
+        screen.hint(f"  {screen.printable(fields.text('hint'))}")
+    screen.line()
+    screen.facts(
+        [(name, value) for name, value in _facts(fields) if value],
+    )
+    _show_candidates(fields.rows("candidates"))
+
+
+def _facts(fields: Fields) -> list[tuple[str, str]]:
+    link = fields.inner_or_none("link")
+    return [
+        ("link", "" if link is None else _link(link)),
+        ("quality", "" if link is None else _quality(fields)),
+        ("route", _route(fields)),
+        ("breaker", _breaker(fields)),
+        ("last error", fields.text_or("last_error")),
+        ("id", fields.text("peer")),
+    ]
+
+
+def _link(link: Fields) -> str:
+    who = "dialed by this device" if link.values.get("dialed") else "dialed by the other device"
+    return f"{link.text('address')}, {who} {age(link.number('since_s'))} ago"
+
+
+def _quality(fields: Fields) -> str:
+    rtt, breaks = fields.number_or_none("rtt_ms"), fields.integer("broken_last_hour")
+    return (
+        f"{fields.text_or('grade')} {fields.number('quality'):.0f}: "
+        f"round trip {milliseconds(rtt)}, loss {percent(fields.number_or_none('loss'))}, "
+        f"broke {count(breaks, 'time')} in the last hour"
+    )
+
+
+def _route(fields: Fields) -> str:
+    route = fields.inner_or_none("route")
+    if route is None:
+        return "none: mail for it waits"
+    hop = "direct" if route.text("next_hop") == fields.text("peer") else f"by way of {route.text('next_hop_name')}"
+    return f"{hop}, metric {route.integer('metric')}"
+
+
+def _breaker(fields: Fields) -> str:
+    state, detail = fields.text("breaker"), fields.inner_or_none("breaker_detail")
+    if detail is None:
+        return state
+    notes = [detail.text_or("reason")]
+    wait = detail.number_or_none("next_attempt_s")
+    if wait is not None:
+        notes.append(f"next attempt in {age(wait)}" if wait > 0 else "next attempt now")
+    notes.append(f"{detail.integer('recent_failures')} of the last {detail.integer('recent_attempts')} attempts failed")
+    return f"{state} ({'; '.join(note for note in dict.fromkeys(notes) if note)})"
+
+
+def _show_candidates(rows: list[Fields]) -> None:
+    screen.line()
+    if not rows:
+        screen.line("No address of it is known.")
+        return
+    screen.table(
+        ("ADDRESS", "FROM", "TRIED", "WORKED", "LAST ERROR"),
+        [
+            (
+                row.text("address"),
+                row.text("source"),
+                _ago(row.number_or_none("last_tried_s")),
+                _ago(row.number_or_none("last_success_s")),
+                row.text_or("last_error", "-") if row.values.get("usable", True) else "not used here",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _ago(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{age(seconds)} ago"
+
+
+@click.command(cls=Command)
+@click.option("--format", "style", type=click.Choice(list(drawing.STYLES)), default="text", show_default=True)
+@pass_session
+def graph(session: Session, style: str) -> None:
+    """Draw the mesh as seen from this device.
+
+    Its own links, and behind them what its routes tell: there, one line may stand for several
+    hops. `--format dot` is for Graphviz, `--format svg` for a browser. --json gives the data.
+    """
+    answer = session.ask("graph")
+    if session.as_json:
+        screen.document(answer)
+        return
+    fields = fields_of(answer)
+    nodes = [
+        drawing.Node(row.text("id"), row.text("name"), row.text("role"), row.text("state"))
+        for row in fields.rows("nodes")
+    ]
+    edges = [
+        drawing.Edge(
+            source=row.text("from"),
+            target=row.text("to"),
+            is_link=row.text("kind") == "link",
+            transport=row.text_or("transport"),
+            metric=row.integer("metric"),
+            is_used=row.values.get("selected") is not False,
+        )
+        for row in fields.rows("edges")
+    ]
+    for line in drawing.STYLES[style](drawing.Graph(tuple(nodes), tuple(edges))):
+        screen.line(screen.printable(line))
+    if style == "text" and len(nodes) < 2:
+        screen.hint("No other device yet. Bring one in with: meshctl invite")
+
+
+@click.command(cls=Command)
+@click.option("--follow", is_flag=True, help="Then wait for more, for ever.")
+@click.option(
+    "--last", type=click.IntRange(0, 1000), default=100, show_default=True, help="How many past ones to show."
+)
+@pass_session
+def events(session: Session, follow: bool, last: int) -> None:
+    """Show what happened to devices, links and routes.
+
+    The daemon keeps the last 1000 events since its start. With --follow, --timeout limits it all:
+    when it passes, the exit code is 4. Whoever reads too slowly misses the oldest, and is told.
+    """
+    if follow:
+        _follow(session, last)
+        return
+    rows = rows_of(session.ask("events", {"last": last}))
+    for row in rows:
+        _show_event(session, row)
+    if not rows and not session.as_json and last:
+        screen.line("Nothing has happened since the daemon started.")
+
+
+def _follow(session: Session, last: int) -> None:
+    deadline = None if session.timeout is None else time.monotonic() + session.timeout
+    with session.client() as client:
+        stream = client.stream("events", {"follow": True, "last": last, "credit": _BATCH})
+        while True:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                item: object = stream.next(left_s)
+            except StopIteration:
+                raise MeshdError("E_STOPPING", "The daemon ended the stream of events.") from None
+            rows = rows_of(item)
+            for row in rows:
+                _show_event(session, row)
+            client.tell("credit", {"subscription": stream.id, "messages": len(rows)})
+
+
+def _show_event(session: Session, row: Fields) -> None:
+    if session.as_json:
+        screen.document(row.values)
+        return
+    event, name = screen.printable(row.text("event")), screen.printable(row.text_or("name", "-"))
+    label = screen.paint(event.ljust(_EVENT_WIDTH), _EVENT_COLOURS.get(event))
+    at = screen.paint(screen.printable(row.text("at")), dim=True)
+    detail = screen.printable(row.text_or("detail")).replace("\n", " ")
+    screen.line(f"{at}  {label}  {screen.paint(name.ljust(_NAME_WIDTH), bold=True)}  {detail}".rstrip())
+
+
+@click.group()
+def breaker() -> None:
+    """Act on breakers: they hold back dials that keep failing."""
+
+
+@breaker.command(cls=Command)
+@click.argument("peer")
+@pass_session
+def reset(session: Session, peer: str) -> None:
+    """Close the breaker of PEER, and dial it at once."""
+    answer = session.ask("breaker-reset", {"peer": peer})
+    if session.as_json:
+        screen.document(answer)
+        return
+    fields = fields_of(answer)
+    name, before = screen.printable(fields.text("name")), screen.printable(fields.text("before"))
+    was = "already closed" if before == "closed" else f"{before}, and is closed now"
+    screen.line(f"The breaker of {name} was {was}. The next dial starts at once.")
+    screen.hint(f"See what comes of it: meshctl why {name}")
