@@ -5,6 +5,7 @@ for the same commit, except for what another version of dpkg-deb compresses diff
 """
 
 import argparse
+import csv
 import email
 import gzip
 import os
@@ -18,7 +19,7 @@ from email.message import Message
 from pathlib import Path
 
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
-from environment import ARCHITECTURES, SITE_PACKAGES, Architecture, build_environment
+from environment import ARCHITECTURES, SITE_PACKAGES, Architecture, build_environment, drop_installer_notes
 from manual import configuration_page, meshctl_page
 
 from meshd import __version__
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         root.mkdir()
         build_environment(PROJECT, root, os.path.abspath(uv), architecture)
         add_files(root, version, moment, given.mail)
+        drop_installer_notes(root / SITE_PACKAGES)
         add_control(root, version, architecture, given.mail)
         package = pack(root, given.output, f"meshd_{version}_{architecture.name}.deb", moment)
     sys.stdout.write(f"{package} ({package.stat().st_size / 1e6:.1f} MB)\n")
@@ -137,13 +139,19 @@ def copyright_notice(site: Path) -> Iterator[str]:
     yield (PACKAGING / "debian/copyright").read_text()
     for directory in sorted(site.glob("*.dist-info")):
         metadata = email.message_from_string((directory / "METADATA").read_text())
-        base = metadata["Name"].lower().replace("-", "_")
         texts = sorted(path.relative_to(site) for path in directory.rglob("*") if _is_licence(path))
-        yield f"\nFiles: /{SITE_PACKAGES}/{base}*\n"
+        yield "\nFiles:\n" + "".join(f" /{SITE_PACKAGES}/{name}\n" for name in _installed(site, directory))
         yield f"Copyright: {_holder(metadata)}\n"
         yield f"License: {_licence(metadata)}\n"
         yield f" {metadata['Name']} {metadata['Version']}. The licence in full:\n"
         yield "".join(f" /{SITE_PACKAGES}/{path}\n" for path in texts) or " see METADATA beside its files\n"
+
+
+def _installed(site: Path, directory: Path) -> list[str]:
+    """The files and directories directly below ``site`` that a library brought."""
+    rows = csv.reader((directory / "RECORD").read_text().splitlines())
+    names = {Path(row[0]).parts[0] for row in rows}
+    return [f"{name}/*" if (site / name).is_dir() else name for name in sorted(names) if (site / name).exists()]
 
 
 def _is_licence(path: Path) -> bool:

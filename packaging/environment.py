@@ -89,7 +89,11 @@ def prune(site: Path) -> None:
     for pattern in _NOT_NEEDED_FILES:
         for file in list(site.rglob(pattern)):
             file.unlink()
+    (site / ".lock").unlink(missing_ok=True)
+
+
+def drop_installer_notes(site: Path) -> None:
+    """Remove what only the installer needs to know, RECORD included: call this last."""
     for name in _INSTALLER_NOTES:
         for file in list(site.glob(f"*.dist-info/{name}")):
             file.unlink()
-    (site / ".lock").unlink(missing_ok=True)
