@@ -154,6 +154,7 @@ class Chronicle:
     def breaker_reset(self, turn: Turn, peer: NodeId, before: str) -> None:
         """A person closed the peer's breaker."""
         turn.log("info", "breaker reset", peer=peer, before=before)
+        self._failures.pop(peer, None)  # what comes of it is news again
         self._record(turn, "breaker-reset", peer, f"closed by hand; it was {before}", before=before)
 
     # --- who reads

@@ -8,8 +8,8 @@ import attrs
 
 from meshd.errors import CATALOGUE, MeshdError
 from meshd.ids import NodeId, to_text
-from meshd.links.breaker import DIAL_FAILURES, WINDOW_FAILURES, BreakerStatistics, State
-from meshd.links.choice import TRANSPORT_ORDER, Candidate, transport_rank
+from meshd.links.breaker import DIAL_FAILURES, SUCCESSES_TO_CLOSE, WINDOW_FAILURES, BreakerStatistics, State
+from meshd.links.choice import Candidate, transport_rank
 from meshd.links.peer import Decision, PeerStatistics
 from meshd.links.quality import metric
 from meshd.node.membership import Membership
@@ -91,7 +91,7 @@ class Insight:
             "loss": None if link is None else round(quality.loss, 4),
             "broken_last_hour": quality.flaps,
             "route": self._route(member.id),
-            "last_error": last_error,
+            "last_error": None if link is not None else last_error,
         }
 
     def _decide(self, member: Member, peer: Peer, dialer: PeerStatistics | None, now: float) -> _Verdict:
@@ -213,9 +213,8 @@ def _since(moment: float | None, at: float) -> float | None:
 
 def _breaker(dialer: PeerStatistics) -> dict[str, Any]:
     breaker = dialer.breaker
-    probe_at = breaker.next_attempt_at
     return {
-        "next_attempt_s": None if probe_at is None else round(max(0.0, probe_at - dialer.at), 3),
+        "next_attempt_s": None if breaker.next_attempt_at is None else round(_next_dial(dialer) - dialer.at, 3),
         "recent_attempts": breaker.recent_attempts,
         "recent_failures": breaker.recent_failures,
         "dial_failures": breaker.dial_failures,
@@ -224,9 +223,24 @@ def _breaker(dialer: PeerStatistics) -> dict[str, Any]:
     }
 
 
+def _next_dial(dialer: PeerStatistics) -> float:
+    """When both the breaker and the wait between dials let one through; infinite when only a change does."""
+    breaker_at = dialer.breaker.next_attempt_at
+    waits = [dialer.at] if breaker_at is None else [dialer.at, breaker_at]
+    if dialer.decision in (Decision.WAITING, Decision.BREAKER_OPEN):
+        waits.append(dialer.until)
+    return max(waits)
+
+
+def _wait(dialer: PeerStatistics) -> str:
+    return _span(_next_dial(dialer) - dialer.at)
+
+
 def _why_open(breaker: BreakerStatistics) -> str | None:
     if breaker.state is State.CLOSED:
         return None
+    if breaker.state is State.HALF_OPEN:
+        return f"{SUCCESSES_TO_CLOSE} successes close it"
     if breaker.dial_failures >= DIAL_FAILURES:
         return f"{breaker.dial_failures} dials in a row failed"
     if breaker.recent_failures >= WINDOW_FAILURES:
@@ -247,7 +261,7 @@ def _linked(link: Link, dialer: PeerStatistics | None, now: float) -> _Verdict:
         hint = _port_hint(best)
     elif better:
         reason = f"{better[0].address.transport} {'is being tried' if is_upgrading else f'is only tried{_due(dialer)}'}"
-    elif TRANSPORT_ORDER[1] == link.transport or rank == 0:
+    elif rank <= transport_rank("quic"):
         reason = f"{link.transport} is the best transport there is"
     else:
         reason = "no address of a better transport is known, or links.transports leaves it out"
@@ -275,18 +289,16 @@ def _unlinked(name: str, peer: Peer, dialer: PeerStatistics) -> _Verdict:
             return _Verdict(state="no-address", words=words, hint=_NOT_USABLE)
         case Decision.NO_ADDRESS:
             return _Verdict(state="no-address", words="not dialed because no address of it is known", hint=_NOT_SEEN)
-        case Decision.WAITING:
-            is_retry = dialer.breaker.dial_failures > 0
-            reason = "the last dial failed" if is_retry else "it was linked, or heard of, only a moment ago"
-            wait = _due(dialer).removeprefix(" in ")
-            return _Verdict(state="waiting", words=f"waiting {wait} because {reason}", hint=retry)
-        case Decision.BREAKER_OPEN if dialer.until < math.inf:
-            reason = f"the breaker is open: {_why_open(dialer.breaker)}"
-            wait = _due(dialer).removeprefix(" in ")
-            return _Verdict(state="breaker-open", words=f"waiting {wait} because {reason}", hint=retry)
-        case Decision.BREAKER_OPEN:
+        case Decision.BREAKER_OPEN if dialer.until == math.inf:
             words = "waiting because the breaker lets one attempt through at a time, and that one is under way"
             return _Verdict(state="breaker-open", words=words)
+        case Decision.WAITING | Decision.BREAKER_OPEN if dialer.breaker.state is State.OPEN:
+            words = f"waiting {_wait(dialer)} because the breaker is open: {_why_open(dialer.breaker)}"
+            return _Verdict(state="breaker-open", words=words, hint=retry)
+        case Decision.WAITING | Decision.BREAKER_OPEN:
+            is_retry = dialer.breaker.dial_failures > 0
+            reason = "the last dial failed" if is_retry else "it was linked, or heard of, only a moment ago"
+            return _Verdict(state="waiting", words=f"waiting {_wait(dialer)} because {reason}", hint=retry)
         case Decision.DIALING:
             return _Verdict(state="dialing", words="being dialed now, the address that ranks best first")
         case Decision.LINKED | Decision.UPGRADING:

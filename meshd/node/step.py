@@ -14,7 +14,6 @@ import attrs
 from meshd.delivery.outbox import Outbox
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.discovery.events import PeerSeen
-from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch, NodeId
 from meshd.links.events import AcceptFailed, DialFailed, FramesReceived, LinkDown, LinkMeasured, LinkUp
 from meshd.links.peer import PeerStatistics
@@ -26,7 +25,6 @@ from meshd.node.clients import Clients, Listening, Parts
 from meshd.node.echo import Echoes
 from meshd.node.effects import (
     Announce,
-    CloseLink,
     Effect,
     EpochStored,
     Fail,
@@ -37,11 +35,12 @@ from meshd.node.effects import (
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
 from meshd.node.insight import Insight
+from meshd.node.linking import Linking
 from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
 from meshd.node.outcomes import Outcomes
 from meshd.node.passing import Passing
-from meshd.node.peers import Link, Peers
+from meshd.node.peers import Peers
 from meshd.node.requests import Request
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
@@ -55,9 +54,6 @@ from meshd.wire import codec
 from meshd.wire.frames import plain_epoch
 
 PURGE_INTERVAL_S = 600.0
-MAX_LIVES_LOST = 1 << 16
-"""Starts by which an old copy of the disk may be behind. A peer that claims more would wear out the counter."""
-
 SESSION_KEPT_MS = 7 * 24 * 3600 * 1000
 """Beyond the longest lifetime: for bundles that aged slowly on devices that were off."""
 
@@ -174,6 +170,15 @@ class Node:
             echoes=self._echoes,
             sessions=self._sessions,
         )
+        self._linking = Linking(
+            membership=self.membership,
+            peers=self.peers,
+            routes=self._routes,
+            spool=self.spool,
+            arriving=self._arriving,
+            exchange=self._exchange,
+            chronicle=self._chronicle,
+        )
         self._max_lifetime_ms = settings.max_lifetime_ms
         self._purge_at = now + PURGE_INTERVAL_S
         self._restore(snapshot, now)
@@ -250,13 +255,14 @@ class Node:
     def _finish(self, turn: Turn) -> list[Effect]:
         if self.membership.news:
             self._members_changed(turn)
+        self._outdo_earlier_lives(turn)
         if not self._is_changing_epoch:
             self._acceptor.pack(turn, self.membership, self.peers)
         for draft, lifetime_ms in self._acceptor.take_own_ephemeral():
             self._arriving.take_own_ephemeral(turn, draft, lifetime_ms)
         for waiting, priority in self.spool.plan_local(turn):
             self._arriving.take_local(turn, waiting, priority)
-        self._routes_changed(turn)
+        self._linking.routes_changed(turn)
         self.spool.plan(turn, self.peers)
         self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
@@ -303,11 +309,11 @@ class Node:
             case Loaded():
                 self._loaded(turn, event)
             case LinkUp():
-                self._link_up(turn, event)
+                self._linking.up(turn, event, self.epoch)
             case LinkDown():
-                self._link_down(turn, event)
+                self._linking.down(turn, event)
             case LinkMeasured():
-                self._measured(turn, event)
+                self._linking.measured(turn, event)
             case DialFailed():
                 self.peers.dial_failed(event)
                 self._chronicle.dial_failed(turn, event)
@@ -331,87 +337,13 @@ class Node:
         self.peers.seen(event.peer, addresses)
         turn.emit(SeekPeer(event.peer, member.certificate, addresses))
 
-    # --- links
+    # --- this life
 
-    def _link_up(self, turn: Turn, event: LinkUp) -> None:
-        try:
-            if event.chain:
-                self.membership.learn(turn, event.chain, self.peers, None)
-            self.membership.check_peer(event.peer)
-            if event.seen is not None and event.seen.counter > self.epoch.counter + MAX_LIVES_LOST:
-                raise RemoteProtocolError("P_MALFORMED", f"it claims to know start {event.seen.counter} of this device")
-        except RemoteProtocolError as error:
-            turn.emit(CloseLink(event.link, error.code, error.reason))
+    def _outdo_earlier_lives(self, turn: Turn) -> None:
+        """The mesh knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""
+        seen = self._linking.seen
+        if seen is None or seen < self._highest_epoch:
             return
-        self.membership.saw_epoch(turn, event.peer, event.epoch)
-        if event.seen is not None and event.seen > self._highest_epoch:
-            self._raise_epoch(turn, event.seen)
-        before = self.peers.link_to(event.peer)
-        link = self.peers.up(turn, event)
-        if event.dialed:
-            turn.lazy_ops.append(
-                PutFact(
-                    "address",
-                    event.peer,
-                    codec.encode([event.remote.transport, event.remote.host, event.remote.port]),
-                )
-            )
-        self._chronicle.link_up(turn, event)
-        self._path_changed(turn, event.peer, before)
-        if self.peers.link_to(event.peer) is link:
-            self._greet(turn, link)
-
-    def _link_down(self, turn: Turn, event: LinkDown) -> None:
-        before = self.peers.link_to(event.peer)
-        self._chronicle.link_down(turn, event, self.peers.link(event.link))
-        self.peers.down(turn, event)
-        self._path_changed(turn, event.peer, before)
-        now_used = self.peers.link_to(event.peer)
-        if now_used is not None and now_used is not before:
-            self._greet(turn, now_used)
-
-    def _path_changed(self, turn: Turn, peer: NodeId, before: Link | None) -> None:
-        link = self.peers.link_to(peer)
-        if link is before:
-            return
-        self._chronicle.path_changed(turn, peer, before, link)
-        if link is None:
-            self._routes.link_lost(turn, peer)
-        else:
-            self._routes.link_chosen(turn, link)
-        if before is not None:
-            self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
-        self.spool.touch(peer)
-
-    def _measured(self, turn: Turn, event: LinkMeasured) -> None:
-        self._chronicle.measured(turn, self.peers.link(event.link), event)
-        self.peers.measured(event)
-        link = self.peers.link(event.link)
-        if link is not None and self.peers.link_to(link.peer) is link:
-            self._routes.measured(turn, link.peer)
-
-    def _routes_changed(self, turn: Turn) -> None:
-        for destination in self._routes.take_changed():
-            self.spool.touch(destination)
-            self._chronicle.route_changed(turn, destination, self.peers.next_hops.get(destination))
-            if destination in self.peers.next_hops:
-                self._arriving.greet(destination)
-                self._owe_floors(destination)
-        needed = self._routes.epoch_needed
-        if needed is not None and needed >= self._highest_epoch:
-            self._raise_epoch(turn, needed)
-
-    def _owe_floors(self, destination: NodeId) -> None:
-        own = [queue.priority for queue in self.spool.queues_for(destination) if queue.own]
-        self._exchange.owe_floors((destination, priority) for priority in own)
-
-    def _greet(self, turn: Turn, link: Link) -> None:
-        self.membership.greet(turn, link)
-        self._arriving.greet(link.peer)
-        self._owe_floors(link.peer)
-
-    def _raise_epoch(self, turn: Turn, seen: Epoch) -> None:
-        """A peer knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""
         turn.log("warning", "this device's state is older than its peers remember", seen=seen.counter)
         self._is_changing_epoch = True
         epoch = Epoch(seen.counter + 1, self._rng.randbytes(8))

@@ -1,0 +1,118 @@
+"""Links as they come and go: what each change means for peers, routes, mail and the record."""
+
+import attrs
+
+from meshd.errors import RemoteProtocolError
+from meshd.ids import Epoch, NodeId
+from meshd.links.events import LinkDown, LinkMeasured, LinkUp
+from meshd.node.arriving import Arriving
+from meshd.node.chronicle import Chronicle
+from meshd.node.effects import CloseLink
+from meshd.node.exchange import Exchange
+from meshd.node.membership import Membership
+from meshd.node.peers import Link, Peers
+from meshd.node.routes import Routes
+from meshd.node.spool import Spool
+from meshd.node.turn import Turn
+from meshd.store.ops import PutFact
+from meshd.wire import codec
+
+MAX_LIVES_LOST = 1 << 16
+"""Starts by which an old copy of the disk may be behind. A peer that claims more would wear out the counter."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Linking:
+    """Tells every part about links and paths, in the right order.
+
+    Args:
+        seen: the highest epoch of this device that the mesh has been heard to know, in this life.
+    """
+
+    membership: Membership
+    peers: Peers
+    routes: Routes
+    spool: Spool
+    arriving: Arriving
+    exchange: Exchange
+    chronicle: Chronicle
+    seen: Epoch | None = None
+
+    def up(self, turn: Turn, event: LinkUp, own_epoch: Epoch) -> None:
+        """A handshake ended well. The roster may have changed since it began."""
+        try:
+            if event.chain:
+                self.membership.learn(turn, event.chain, self.peers, None)
+            self.membership.check_peer(event.peer)
+            if event.seen is not None and event.seen.counter > own_epoch.counter + MAX_LIVES_LOST:
+                raise RemoteProtocolError("P_MALFORMED", f"it claims to know start {event.seen.counter} of this device")
+        except RemoteProtocolError as error:
+            turn.emit(CloseLink(event.link, error.code, error.reason))
+            return
+        self.membership.saw_epoch(turn, event.peer, event.epoch)
+        if event.seen is not None and event.seen > own_epoch:
+            self._note_seen(event.seen)
+        before = self.peers.link_to(event.peer)
+        link = self.peers.up(turn, event)
+        if event.dialed:
+            remote = event.remote
+            place = codec.encode([remote.transport, remote.host, remote.port])
+            turn.lazy_ops.append(PutFact("address", event.peer, place))
+        self.chronicle.link_up(turn, event)
+        self._path_changed(turn, event.peer, before)
+        if self.peers.link_to(event.peer) is link:
+            self._greet(turn, link)
+
+    def down(self, turn: Turn, event: LinkDown) -> None:
+        """A link is gone; another one to the same device may take its place."""
+        before = self.peers.link_to(event.peer)
+        self.chronicle.link_down(turn, event, self.peers.link(event.link))
+        self.peers.down(turn, event)
+        self._path_changed(turn, event.peer, before)
+        now_used = self.peers.link_to(event.peer)
+        if now_used is not None and now_used is not before:
+            self._greet(turn, now_used)
+
+    def measured(self, turn: Turn, event: LinkMeasured) -> None:
+        """A link's round trip was measured, or its peer fell silent."""
+        link = self.peers.link(event.link)
+        self.chronicle.measured(turn, link, event)
+        self.peers.measured(event)
+        if link is not None and self.peers.link_to(link.peer) is link:
+            self.routes.measured(turn, link.peer)
+
+    def routes_changed(self, turn: Turn) -> None:
+        """Act on what the router has decided since the last turn."""
+        for destination in self.routes.take_changed():
+            self.spool.touch(destination)
+            self.chronicle.route_changed(turn, destination, self.peers.next_hops.get(destination))
+            if destination in self.peers.next_hops:
+                self.arriving.greet(destination)
+                self._owe_floors(destination)
+        if self.routes.epoch_needed is not None:
+            self._note_seen(self.routes.epoch_needed)
+
+    def _note_seen(self, epoch: Epoch) -> None:
+        self.seen = epoch if self.seen is None else max(self.seen, epoch)
+
+    def _path_changed(self, turn: Turn, peer: NodeId, before: Link | None) -> None:
+        link = self.peers.link_to(peer)
+        if link is before:
+            return
+        self.chronicle.path_changed(turn, peer, before, link)
+        if link is None:
+            self.routes.link_lost(turn, peer)
+        else:
+            self.routes.link_chosen(turn, link)
+        if before is not None:
+            self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
+        self.spool.touch(peer)
+
+    def _greet(self, turn: Turn, link: Link) -> None:
+        self.membership.greet(turn, link)
+        self.arriving.greet(link.peer)
+        self._owe_floors(link.peer)
+
+    def _owe_floors(self, destination: NodeId) -> None:
+        own = [queue.priority for queue in self.spool.queues_for(destination) if queue.own]
+        self.exchange.owe_floors((destination, priority) for priority in own)
