@@ -46,9 +46,7 @@ def why(session: Session, peer: str) -> None:
     if fields.text_or("hint"):
         screen.hint(f"  {screen.printable(fields.text('hint'))}")
     screen.line()
-    screen.facts(
-        [(name, value) for name, value in _facts(fields) if value],
-    )
+    screen.facts([(name, value) for name, value in _facts(fields) if value])
     _show_candidates(fields.rows("candidates"))
 
 
@@ -94,7 +92,11 @@ def _breaker(fields: Fields) -> str:
     wait = detail.number_or_none("next_attempt_s")
     if wait is not None:
         notes.append(f"next attempt in {age(wait)}" if wait > 0 else "next attempt now")
-    notes.append(f"{detail.integer('recent_failures')} of the last {detail.integer('recent_attempts')} attempts failed")
+    attempts = detail.integer("recent_attempts")
+    if attempts:
+        notes.append(f"{detail.integer('recent_failures')} of the last {count(attempts, 'attempt')} failed")
+    if not any(notes):
+        return state
     return f"{state} ({'; '.join(note for note in dict.fromkeys(notes) if note)})"
 
 
@@ -181,6 +183,7 @@ def events(session: Session, follow: bool, last: int) -> None:
 
 def _follow(session: Session, last: int) -> None:
     deadline = None if session.timeout is None else time.monotonic() + session.timeout
+    shown = 0
     with session.client() as client:
         stream = client.stream("events", {"follow": True, "last": last, "credit": _BATCH})
         while True:
@@ -189,9 +192,14 @@ def _follow(session: Session, last: int) -> None:
                 item: object = stream.next(left_s)
             except StopIteration:
                 raise MeshdError("E_STOPPING", "The daemon ended the stream of events.") from None
+            except MeshdError as error:
+                if error.code != "E_TIMEOUT":
+                    raise
+                raise MeshdError("E_TIMEOUT", f"{count(shown, 'event')} within {session.timeout:g} s.") from error
             rows = rows_of(item)
             for row in rows:
                 _show_event(session, row)
+            shown += len(rows)
             client.tell("credit", {"subscription": stream.id, "messages": len(rows)})
 
 
@@ -223,5 +231,5 @@ def reset(session: Session, peer: str) -> None:
     fields = fields_of(answer)
     name, before = screen.printable(fields.text("name")), screen.printable(fields.text("before"))
     was = "already closed" if before == "closed" else f"{before}, and is closed now"
-    screen.line(f"The breaker of {name} was {was}. The next dial starts at once.")
+    screen.line(f"The breaker of {name} was {was}. Unless it is linked, it is dialed at once.")
     screen.hint(f"See what comes of it: meshctl why {name}")

@@ -14,6 +14,7 @@ import attrs
 
 from meshd.ids import NodeId, Priority, parse_message_id
 from meshd.links.events import FramesReceived, LinkDown, LinkUp
+from meshd.links.peer import PeerStatistics
 from meshd.node.effects import Answer, CloseLink, Commit, Effect, Fail, Load, Log, SendBundle, SendControl
 from meshd.node.requests import (
     Acknowledge,
@@ -123,6 +124,7 @@ class Device:
         self.database = Database.in_memory()
         self.client = Client()
         self.free_bytes = 1 << 40
+        self.dialers: dict[NodeId, PeerStatistics] = {}
         self.fails: Callable[[Commit], bool] = lambda _: False
         self.is_store_held = False
         self._requests = 0
@@ -163,7 +165,7 @@ class Device:
             epoch=epoch,
             now=self.world.now,
             rng=self.world.rng,
-            dialer=lambda _: None,
+            dialer=lambda peer: self.dialers.get(peer),
             free_bytes=lambda: self.free_bytes,
         )
         self._carry_out(self.node.start(self.world.now))
