@@ -105,6 +105,8 @@ class Router:
         if (_Timer.PERIODIC, self.node) not in self._timers:
             self._plan_periodic(now)
         self._plan_round(now)
+        # Its first update may have come before this call, and gone unheard (section 3.8.1.1).
+        self._request(neighbour, RouteRequest(None))
         return self._take()
 
     def cost_changed(self, neighbour: NodeId, cost: int, now: float) -> tuple[Effect, ...]:

@@ -4,7 +4,7 @@ import pytest
 
 from meshd.errors import LocalProtocolError
 from meshd.ids import Epoch
-from meshd.routing.effects import RouteChanged
+from meshd.routing.effects import RouteChanged, Send
 from meshd.routing.metric import INFINITY, SWITCH_SECONDS
 from meshd.routing.request import REQUEST_HOPS
 from meshd.routing.route import EXPIRY_SECONDS
@@ -120,6 +120,12 @@ def test_a_link_that_comes_up_again_starts_from_nothing() -> None:
     assert lone.next_hop("d") is None
     lone.wait(1.0)
     assert lone.told("a") == [entry("e", 30), entry("me", 0)]
+
+
+def test_a_new_neighbour_is_asked_for_what_it_may_have_said_too_early() -> None:
+    lone = Lone("a")
+    lone.take(lone.router.link_up(node_id("b"), 10, lone.now))
+    assert Send(node_id("b"), RouteRequest(None)) in lone.effects
 
 
 def test_a_link_cost_that_jumps_changes_the_metric_and_one_that_trembles_does_not() -> None:
