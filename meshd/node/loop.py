@@ -230,8 +230,10 @@ class Loop:
             for bound in self._listening.bound
             if bound.host in ("::", "0.0.0.0", host) and not (bound.host == "0.0.0.0" and ":" in host)
         ]
-        if not reachable:  # nothing but this machine
-            reachable = [CardAddress(b.transport, "127.0.0.1", b.port) for b in self._listening.bound]
+        # Told to listen on this machine alone, it is reached there; else a loopback address would mislead others.
+        reachable += [
+            CardAddress(bound.transport, bound.host, bound.port) for bound in self._listening.bound if bound.is_loopback
+        ]
         return Listening(self._listening.bound, tuple(dict.fromkeys(reachable)))
 
     # --- effects
