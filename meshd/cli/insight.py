@@ -79,7 +79,7 @@ def _quality(fields: Fields) -> str:
 def _route(fields: Fields) -> str:
     route = fields.inner_or_none("route")
     if route is None:
-        return "none: mail for it waits"
+        return "none" if fields.text("state") == "removed" else "none: mail for it waits"
     hop = "direct" if route.text("next_hop") == fields.text("peer") else f"by way of {route.text('next_hop_name')}"
     return f"{hop}, metric {route.integer('metric')}"
 

@@ -125,7 +125,7 @@ class Insight:
         me = self.membership.me
         views = self.routes.views()
         routed = {view.destination for view in views if view.state is RouteState.SELECTED}
-        members = sorted((m for m in roster.members.values() if not m.removed), key=lambda m: m.name.casefold())
+        members = [member for member in roster.members.values() if not member.removed or member.id == me]
         costs = {view.destination: view.metric for view in views if view.next_hop == view.destination}
         edges = [self._link_edge(link, costs, now) for link in self.peers.links()]
         edges += [edge for view in views if (edge := self._route_edge(view, costs)) is not None]
@@ -137,7 +137,7 @@ class Insight:
                     "role": member.role,
                     "state": "self" if member.id == me else self._state(member.id, member.id in routed),
                 }
-                for member in members
+                for member in sorted(members, key=lambda member: member.name.casefold())
             ],
             "edges": edges,
         }

@@ -119,6 +119,8 @@ def test_why_says_when_nothing_is_known(meshctl: Meshctl, daemon: FakeDaemon) ->
     assert shown[-1] == "No address of it is known."
     assert "route       none: mail for it waits" in shown
     assert "breaker     closed" in shown
+    daemon.answers["why"] |= {"state": "removed"}
+    assert "route       none" in meshctl("why", "attic").out.splitlines()
 
 
 def test_no_error_of_a_peer_reaches_the_terminal_raw(meshctl: Meshctl, daemon: FakeDaemon) -> None:

@@ -274,6 +274,13 @@ class TestGraph:
         a.ask(Remove, device="d2")
         assert [node["name"] for node in a.query("graph")["nodes"]] == ["d0", "d1"]
 
+    def test_a_removed_device_still_sees_itself(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        world.connect(a, b)
+        a.ask(Remove, device="d1")
+        assert [(node["name"], node["state"]) for node in b.query("graph")["nodes"]] == [("d0", "down"), ("d1", "self")]
+
     def test_a_silent_device_is_marked(self, dialer: Dialer) -> None:
         dialer.linked("quic", suspect=True)
         answer = dialer.owner.query("graph")
