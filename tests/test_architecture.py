@@ -43,6 +43,8 @@ PURE = (
     "node/echo.py",
     "node/followers.py",
     "node/clients.py",
+    "node/chronicle.py",
+    "node/insight.py",
     "api/protocol.py",
     "discovery/static.py",
 )
