@@ -1,7 +1,6 @@
 """``meshctl ping``: round trips through the mesh, and the path they took."""
 
 import itertools
-import statistics
 
 import attrs
 
@@ -106,8 +105,8 @@ class Echoes:
         rtt = None
         if run.rtts_ms:
             ordered = sorted(run.rtts_ms)
-            p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-            values = {"min": ordered[0], "p50": statistics.median(ordered), "p99": p99, "max": ordered[-1]}
+            p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99))
+            values = {"min": ordered[0], "p50": p50, "p99": p99, "max": ordered[-1]}
             rtt = {name: round(value, 3) for name, value in values.items()}
         path = [self.names.get(node, "") for node in run.path]
         answer = {"sent": run.sent, "received": len(run.rtts_ms), "rtt_ms": rtt, "path": path}
