@@ -1,5 +1,6 @@
 """One device of the simulation: a disk that lasts, and one life of the daemon after the other."""
 
+import math
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -34,6 +35,9 @@ TRANSPORTS = {"quic": 1, "websocket": 2}
 
 QUOTA_BYTES = 8 * 1024 * 1024
 LIFETIME_MS = 7 * 24 * 3600 * 1000
+
+
+_TICKS_PER_S = 2**20
 
 
 class NamedTransport(MemoryTransport):
@@ -129,8 +133,12 @@ class Host:
         return count
 
     def now(self) -> float:
-        """The mesh-local clock."""
-        return trio.current_time() + self._clock_offset
+        """The mesh-local clock.
+
+        It ticks, and a tick early: whoever wakes at a deadline finds that it is over. Virtual time does not
+        creep on by itself where a rounding error leaves the deadline an instant ahead.
+        """
+        return math.ceil((trio.current_time() + self._clock_offset) * _TICKS_PER_S + 0.25) / _TICKS_PER_S
 
     def now_ms(self) -> int:
         """The same in milliseconds."""
@@ -158,17 +166,23 @@ class Host:
 
     def crash(self) -> None:
         """Pull the plug. The life is over a little later."""
-        if self.life is not None:
-            self.life.ending.set()
-            self.life.store.crash()
+        life = self.life
+        if life is not None:
+            self._cut_clients(life)
+            life.store.crash()
             self._network.crash(self.address)
-            self.life.scope.cancel()
+            life.scope.cancel()
+
+    def _cut_clients(self, life: Life) -> None:
+        if not life.ending.is_set():
+            life.ending.set()
+            self._up = trio.Event()
 
     async def stop(self) -> None:
         """As SIGTERM does; returns when the life is over."""
         life = self.life
         if life is not None:
-            life.ending.set()
+            self._cut_clients(life)
             await life.loop.leave()
             life.scope.cancel()
             await life.over.wait()
@@ -203,8 +217,7 @@ class Host:
             self._network.crash(self.address)
         finally:
             self.trace.note("life ends", life=self.lives, failures=self.failures)
-            life.ending.set()
-            self._up = trio.Event()
+            self._cut_clients(life)
             self.life = None
             life.over.set()
 
