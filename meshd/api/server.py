@@ -86,9 +86,7 @@ class Server:
             if scope.cancelled_caught:
                 log.warning("disconnect_not_posted")
 
-    async def _converse(
-        self, stream: trio.SocketStream, connection: Connection, log: Logger
-    ) -> None:
+    async def _converse(self, stream: trio.SocketStream, connection: Connection, log: Logger) -> None:
         with connection.overrun as overrun:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, stream, connection, nursery.cancel_scope)
