@@ -39,7 +39,8 @@ test-system: $(VENV)/.synced ## Slow tests, and those that need root and Debian 
 soak: $(VENV)/.synced ## Hours: 10,000 simulation seeds and long runs
 	@$(RUN)/python -m pytest -n 2 -m "soak" --timeout 0 $(ARGS)
 
-check: $(VENV)/.synced ## Formatting, lint, types, layers
+check: $(VENV)/.synced ## The lock file, formatting, lint, types, layers
+	@$(UV) lock --quiet --check --offline
 	@$(RUN)/ruff format --check .
 	@$(RUN)/ruff check .
 	@$(RUN)/mypy

@@ -23,6 +23,7 @@ PURE = (
     "links/liveness.py",
     "links/choice.py",
     "links/assembly.py",
+    "links/events.py",
     "node/step.py",
     "node/turn.py",
     "node/spool.py",
@@ -43,10 +44,21 @@ PURE = (
     "node/echo.py",
     "node/followers.py",
     "node/clients.py",
-    "node/chronicle.py",
-    "node/insight.py",
+    "node/effects.py",
+    "node/requests.py",
     "api/protocol.py",
+    "api/handlers.py",
+    "api/pacing.py",
+    "client/session.py",
+    "client/delivery.py",
+    "cli/units.py",
+    "cli/drawing.py",
+    "discovery/events.py",
+    "discovery/presence.py",
+    "discovery/sightings.py",
     "discovery/static.py",
+    "store/ops.py",
+    "transport/framing.py",
 )
 """No Trio, sockets, clock, threads or logging in these."""
 
@@ -83,6 +95,16 @@ def test_pure_modules_draw_only_from_the_randomness_they_are_given(path: Path) -
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
             assert node.attr == "Random", f"{name_of(path)}:{node.lineno} random.{node.attr}"
+
+
+def test_whatever_calls_itself_pure_is_held_to_it() -> None:
+    calls_itself = [
+        name_of(path)
+        for path in SOURCES
+        if re.search(r"(^|[.:;] )Pure[.:]", ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert len(calls_itself) > 10
+    assert [name for name in calls_itself if not name.startswith(PURE)] == []
 
 
 def test_every_pure_module_that_is_named_exists() -> None:
