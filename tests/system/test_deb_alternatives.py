@@ -1,5 +1,6 @@
 """The other ways to install: as a tool of one user, from the built wheel, in a home with nothing in it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from meshd import __version__
 from tests.system.conftest import PROJECT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -40,8 +42,13 @@ def home(tmp_path: Path) -> dict[str, str]:
 
 
 def check(programs: Path, home: dict[str, str], tmp_path: Path) -> None:
-    """Both commands run: the daemon until it is ready, and meshctl finds it, with no argument given to either."""
+    """Both commands run: the daemon until it is ready, and meshctl finds it, with no argument given to either.
+
+    Then the device founds a mesh and sends to itself.
+    """
     assert sorted(path.name for path in programs.iterdir() if path.name.startswith("mesh")) == ["meshctl", "meshd"]
+    for name in ("meshctl", "meshd"):
+        assert run([str(programs / name), "--version"], home) == f"{name} {__version__}\n"
     notify_path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(notify_path))
@@ -51,7 +58,12 @@ def check(programs: Path, home: dict[str, str], tmp_path: Path) -> None:
         with subprocess.Popen([programs / "meshd"], env=home | settings, stderr=subprocess.DEVNULL) as daemon:
             try:
                 assert notify.recv(4096) == b"READY=1"
-                assert "This device is in no mesh yet." in run([str(programs / "meshctl"), "status"], home)
+                meshctl = str(programs / "meshctl")
+                assert "This device is in no mesh yet." in run([meshctl, "status"], home)
+                device = json.loads(run([meshctl, "--json", "init", "home"], home))["device"]["id"]
+                run([meshctl, "send", "--wait", "delivered", f"{device}/letters", "to myself"], home)
+                received = json.loads(run([meshctl, "--json", "receive", "letters", "--count", "1"], home))
+                assert (received["source"], received["payload"]) == (device, "to myself")
             finally:
                 daemon.terminate()
         assert daemon.returncode == 0
