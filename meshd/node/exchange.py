@@ -148,6 +148,10 @@ class Exchange:
     def send_floors(self, turn: Turn) -> None:
         """Tell destinations what will not come: what is known now, and again when older mail has ended too."""
         for (destination, priority), wanted in list(self._floors_due.items()):
+            if self.membership.public_key(destination) is None:  # it has left the mesh: nobody is to be told
+                del self._floors_due[destination, priority]
+                self._floors_untold.discard((destination, priority))
+                continue
             link = self.peers.toward(destination)
             floor = self.spool.floor(destination, priority)
             if link is None or floor is None:  # the disk will tell
