@@ -247,7 +247,7 @@ class Clients:
     def _stage_on_disk(self, record: TraceRecord) -> Stage:
         sent = any(entry.event == "sent" for entry in record.journal)
         stage = _ENDS.get(record.state or "", Stage.SENT if sent else Stage.ACCEPTED)
-        return Stage.CONSUMED if stage is Stage.DELIVERED and self._parts.spool.is_consumed(record) else stage
+        return self._parts.spool.stage_of_delivered(record) if stage is Stage.DELIVERED else stage
 
     def _query(self, turn: Turn, query: Query) -> None:
         views = self._parts.views

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.delivery.receipts import Receipt
 from meshd.delivery.sessions import OutgoingSessions
-from meshd.ids import BundleRef, Epoch, NodeId, Number, Priority
+from meshd.ids import BundleRef, Epoch, Flow, NodeId, Number, Priority, bundle_ref
 from meshd.node.followers import Followers, Stage
 from meshd.node.turn import Turn
 from meshd.store.ops import ExpiredRow, FinishSpool, JournalEntry
@@ -18,7 +18,8 @@ _UNCONSUMED_ROWS = 16_384
 class Outcomes:
     """Writes ends down, and tells who waits for them."""
 
-    def __init__(self, sessions: OutgoingSessions, followers: Followers) -> None:
+    def __init__(self, me: NodeId, sessions: OutgoingSessions, followers: Followers) -> None:
+        self._me = me
         self._sessions = sessions
         self._followers = followers
         self._unconsumed: dict[tuple[NodeId, Priority], dict[Epoch, dict[int, BundleRef]]] = {}
@@ -60,6 +61,7 @@ class Outcomes:
     def consumed(self, turn: Turn, destination: NodeId, receipt: Receipt, before: Receipt | None) -> None:
         """A receipt may tell that the apps there are done with more than the one before it told."""
         epochs = self._unconsumed.get((destination, receipt.priority), {})
+        self._unread(turn, destination, receipt, before, epochs)
         for epoch, watched in list(epochs.items()):
             for first, last in receipt.newly_consumed(epoch, before):
                 span = range(first, last + 1)
@@ -68,10 +70,25 @@ class Outcomes:
                 ):
                     ref = watched.pop(sequence, None)
                     if ref is not None:
-                        reason = receipt.refusal_of(Number(epoch, sequence))
-                        self._end(turn, ref, Stage.CONSUMED if reason is None else Stage.EXPIRED, reason)
+                        self._end(turn, ref, Stage.CONSUMED, None)
             if not watched:
                 del epochs[epoch]
+
+    def _unread(
+        self,
+        turn: Turn,
+        destination: NodeId,
+        receipt: Receipt,
+        before: Receipt | None,
+        epochs: dict[Epoch, dict[int, BundleRef]],
+    ) -> None:
+        """Note what was delivered and then turned down: soon no receipt will tell it from what was consumed."""
+        flow = Flow(self._me, destination, receipt.priority)
+        known = frozenset(() if before is None else before.refused)
+        for number, code in receipt.refused:
+            if (number, code) not in known and before is not None and before.has_arrived(number):
+                epochs.get(number.epoch, {}).pop(number.sequence, None)
+                self._end(turn, bundle_ref(flow, number), Stage.EXPIRED, code)
 
     def refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
         """A waiting bundle of ours can't be delivered."""

@@ -15,6 +15,7 @@ from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
 from meshd.node.effects import DataTimeout, SendBundle
+from meshd.node.followers import Stage
 from meshd.node.outcomes import Outcomes
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
 from meshd.node.turn import Tickets, Turn
@@ -33,7 +34,7 @@ from meshd.store.ops import (
 )
 from meshd.wire.bundle import decode_head
 from meshd.wire.codec import encode
-from meshd.wire.frames import MAX_HOPS, Ack, BundleFrame, Kind, Routed
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
 
 _LOAD_ROWS = 512
 _LOAD_BYTES = 4 * 1024 * 1024
@@ -302,18 +303,20 @@ class Spool:
         if record.destination is not None and record.number is not None and record.priority is not None:
             self._outcomes.watch(record.destination, record.priority, record.number, ref)
 
-    def is_consumed(self, record: TraceRecord) -> bool:
-        """Whether the destination's last receipt says that its apps are done with a delivered bundle."""
+    def stage_of_delivered(self, record: TraceRecord) -> Stage:
+        """What became of a delivered bundle: expired unread, or consumed by its destination's last receipt."""
+        if any(entry.event == "expired" for entry in record.journal):
+            return Stage.EXPIRED
         if record.destination is None or record.number is None or record.priority is None:
-            return False
+            return Stage.DELIVERED
         receipt = self.queue(record.destination, record.priority).receipt
-        return receipt is not None and receipt.is_consumed(record.number)
+        return Stage.CONSUMED if receipt is not None and receipt.is_consumed(record.number) else Stage.DELIVERED
 
     def refuse_stale(self, turn: Turn, destination: NodeId, priority: Priority, known: Epoch) -> None:
         """The destination knows newer numbers than these from a copy of this device: they can't be delivered."""
         queue = self.queue(destination, priority)
         for waiting in [item for item in (*queue.in_flight.values(), *queue.ready) if item.number.epoch < known]:
-            self._refuse(turn, queue, waiting, "stale-epoch")
+            self._refuse(turn, queue, waiting, STALE_EPOCH)
 
     def _refuse_all(self, turn: Turn, destination: NodeId) -> None:
         for queue in self.queues_for(destination):
@@ -328,13 +331,10 @@ class Spool:
     def answered(self, turn: Turn, link: Link, ack: Ack) -> None:
         """The hop at the other end of a link answered for bundles."""
         for bundle in ack.stored:
-            unacked = link.acked(bundle)
-            if unacked is None or unacked.own:
-                continue
-            queue = self.queue(unacked.destination, unacked.priority, own=False)
-            waiting = queue.in_flight.get(unacked.row)
-            if waiting is not None:
-                self._let_go(turn, queue, waiting, "passed-on")
+            self._taken_over(turn, link, bundle, "passed-on")
+        for refused in ack.refused:  # first of all: what is busy rewinds the queue that they are in flight of
+            if self._is_stale(link, refused):
+                self._taken_over(turn, link, refused.bundle, STALE_EPOCH)
         for busy in ack.busy:
             self._turned_away(turn, link, busy.bundle, busy.retry_after_ms / 1000, "busy")
         for refused in ack.refused:
@@ -342,6 +342,27 @@ class Spool:
         self.touch(link.peer)
         self._dirty |= link.waiting
         link.waiting.clear()
+
+    @staticmethod
+    def _is_stale(link: Link, refused: Refused) -> bool:
+        """Whether the destination itself says, of another's bundle, that it is done with its epoch for good.
+
+        A bundle can travel two ways: it came the other way before its source started again.
+        """
+        unacked = link.unacked.get(refused.bundle)
+        if unacked is None or unacked.own:  # our own end by the destination's signed notice
+            return False
+        return refused.code == STALE_EPOCH and unacked.destination == link.peer
+
+    def _taken_over(self, turn: Turn, link: Link, bundle: BundleId, reason: str) -> None:
+        """The hop answered for good: what is not our own is our business no longer."""
+        unacked = link.acked(bundle)
+        if unacked is None or unacked.own:
+            return
+        queue = self.queue(unacked.destination, unacked.priority, own=False)
+        waiting = queue.in_flight.get(unacked.row)
+        if waiting is not None:
+            self._let_go(turn, queue, waiting, reason)
 
     def _let_go(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, reason: str) -> None:
         """Our custody of a bundle ends."""

@@ -120,7 +120,7 @@ class Node:
         self._followers = Followers()
         self._sessions = OutgoingSessions(identity, rng)
         self._outbox = Outbox(me, epoch, self._sessions)
-        outcomes = Outcomes(self._sessions, self._followers)
+        outcomes = Outcomes(me, self._sessions, self._followers)
         self.spool = Spool(me, self._outbox, self._sessions, outcomes, self._tickets)
         limits = Limits(
             quota_bytes=settings.quota_bytes,

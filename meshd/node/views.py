@@ -139,8 +139,8 @@ class Views:
         journal = record.journal
         if state == "pending":
             state = "sent" if any(entry.event == "sent" for entry in journal) else "accepted"
-        elif state == "delivered" and self.spool.is_consumed(record):
-            state = "consumed"
+        elif state == "delivered":
+            state = self.spool.stage_of_delivered(record).name.lower()
         elif state is None:
             state = "arrived" if journal else "unknown"
         events = [

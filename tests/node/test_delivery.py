@@ -272,6 +272,21 @@ class TestExpiry:
         assert b.read().payloads == []
         assert "mail expired unread" in b.events()
 
+    def test_mail_that_expired_unread_never_shows_as_consumed(self) -> None:
+        world, a, b = linked()
+        [id] = a.result(a.send("d1", b"x", lifetime_ms=5_000))["ids"]
+        world.pump()
+        assert a.query("trace", id)["state"] == "delivered"
+        world.advance(10)
+        assert a.query("trace", id)["state"] == "expired"
+        reader = b.read()
+        a.send("d1", b"y")  # brings the floor, below which receipts tell no refusals
+        world.pump()
+        reader.ack()
+        world.pump()
+        assert a.query("trace", id)["state"] == "expired"
+        assert a.code(a.wait_for(id, "consumed")) == "E_EXPIRED"
+
     def test_unread_mail_that_expired_takes_no_quota(self) -> None:
         world, a, b = linked()
         a.send("d1", b"x" * 1000, lifetime_ms=5_000)
