@@ -340,6 +340,8 @@ class Sending:
     def _submit(self, session: Session, request: Submit, sent: list[Sent]) -> None:
         for item in sent:
             item.posted = item.posted or self._ledger.moment()
+            if item.outcome == "turned away":
+                item.outcome = "unknown"  # asked again
         number = session.next_id(lambda reply: self._answered(request, sent, reply))
         self._host.trace.note(
             "submit",
@@ -363,8 +365,8 @@ class Sending:
         ids = reply.value["ids"]
         assert len(ids) == len(sent), (ids, sent)
         for item, message_id in zip(sent, ids, strict=True):
-            is_first = item.message_id in (None, message_id)
-            assert is_first or item.excused, f"message {item.uid} has two ids"  # an old disk does not know its key
+            is_same = item.message_id in (None, message_id)
+            assert is_same or item.excused, f"message {item.uid} has two ids"  # an old disk does not know its key
             item.message_id = message_id
             item.outcome = "accepted"
             item.answered = item.answered or self._ledger.moment()

@@ -105,6 +105,10 @@ class Ledger:
             sent.excused = "its source or destination was removed"
         self.sent[sent.uid] = sent
 
+    def name_of(self, node: NodeId) -> str:
+        """A device's name."""
+        return self._names[node]
+
     def moment(self) -> int:
         """The next moment."""
         return next(self._moments)

@@ -127,11 +127,33 @@ class World:
         deadline = trio.current_time() + PEACE_LIMIT_S
         while owed := self._owed():
             if trio.current_time() > deadline:
+                self._show_queues()
                 raise BrokenPromise(f"not settled after {PEACE_LIMIT_S:g} s of peace: {'; '.join(owed[:8])}")
             await trio.sleep(1)
         await trio.sleep(3)
         if owed := self._owed():
             raise BrokenPromise(f"settled, and unsettled again: {'; '.join(owed[:8])}")
+
+    def _show_queues(self) -> None:
+        """What waits, for whoever reads the trace."""
+        for host in self.hosts:
+            for queue in host.life.node.spool.queues() if host.life is not None else ():
+                if queue.rows:
+                    self._trace.note(
+                        "waits",
+                        at=host.name,
+                        for_=self.ledger.name_of(queue.destination),
+                        priority=int(queue.priority),
+                        rows=queue.rows,
+                        ready=[waiting.row for waiting in queue.ready],
+                        in_flight=list(queue.in_flight),
+                        credit=queue.credit_bytes,
+                        is_loading=queue.loading,
+                        is_on_disk=queue.on_disk,
+                        paused=(queue.paused_until, queue.pause_reason),
+                        retry_at=queue.retry_at(),
+                        receipt=queue.receipt,
+                    )
 
     def _owed(self) -> list[str]:
         owed = self.ledger.require_all()
