@@ -30,7 +30,7 @@ from meshd.trust.seal import (
 )
 from meshd.wire import codec
 from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content
-from meshd.wire.frames import MAX_HOPS, BundleFrame, Busy, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed
 
 RETRY_AFTER_MS = 5_000
 _HOLD_SHARE = 0.75
@@ -91,6 +91,7 @@ class Arriving:
             if row.prev is not None:
                 flow = self._flow(row.source, row.priority)
                 flow.restore_held(Held(row.row, row.service, row.number, row.prev, _hold_until(row)))
+        self.greet(self._me)  # no link comes up that would bring the receipts which the last life did not store
 
     def start_epoch(self, epoch: Epoch) -> None:
         """This device lives in a higher epoch now: its receipts are newer than all that it ever sent."""
@@ -126,7 +127,7 @@ class Arriving:
                 turn.stored[arrival.link.number].append(arrival.id)
                 self._dirty.add((source, head.flow.priority))
             case Verdict.STALE_EPOCH:
-                turn.turned_away[arrival.link.number].append(Refused(arrival.id, "stale-epoch"))
+                turn.turned_away[arrival.link.number].append(Refused(arrival.id, STALE_EPOCH))
                 self._tell_stale(turn, arrival, flow)
             case Verdict.NO_ROOM:
                 turn.turned_away[arrival.link.number].append(Busy(arrival.id, RETRY_AFTER_MS))

@@ -194,6 +194,10 @@ class Busy:
     retry_after_ms: int
 
 
+STALE_EPOCH = "stale-epoch"
+"""Refused by the destination: the number is of an epoch that it is done with, or never saw."""
+
+
 @attrs.frozen
 class Refused:
     """A bundle that this hop will not take."""

@@ -1,0 +1,58 @@
+"""Others' bundles: kept until the next hop has them, and not a moment after nobody can want them."""
+
+from meshd.node.requests import Reply, Result
+from meshd.wire.frames import STALE_EPOCH, Ack, BundleFrame, Refused
+from tests.node.harness import Device, World
+
+
+def with_a_copy_at_the_relay() -> tuple[World, Device, Device, Device]:
+    """``a`` has sent to ``c`` over ``b``, and ``b`` holds it: nothing that it passes on arrives."""
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    world.loses = lambda sender, _, frame: sender is b and isinstance(frame, BundleFrame)
+    a.send("d2", b"0")
+    world.flush()
+    assert b.node.spool.messages == 1
+    return world, a, b, c
+
+
+def test_a_copy_that_came_another_way_before_its_source_started_again_is_let_go() -> None:
+    world, a, b, c = with_a_copy_at_the_relay()
+    reader = c.read()
+    a.crash()
+    world.connect(a, c)
+    world.advance(5)
+    answers: list[Reply] = []
+    for payload in (b"1", b"2"):
+        sent = a.send("d2", payload, wait="consumed")
+        reader.ack()
+        world.advance(1)
+        answers += a.replies(sent)
+    assert [type(answer) for answer in answers] == [Result, Result]
+    assert b.node.spool.messages == 1
+    world.loses = lambda *_: False
+    world.advance(120)
+    assert "stale epoch" in c.events()
+    assert b.node.spool.messages == 0
+    assert reader.payloads == [b"0", b"1", b"2"]
+    b.crash()
+    assert b.node.spool.messages == 0
+
+
+def test_only_the_destination_itself_says_so() -> None:
+    world = World(4)
+    a, b, c, d = world.devices
+    for one, other in ((a, b), (b, c), (c, d)):
+        world.connect(one, other)
+    world.advance(5)
+    world.loses = lambda sender, _, frame: sender is not a and isinstance(frame, BundleFrame)
+    for name, kept in (("d3", 1), ("d2", 0)):
+        a.send(name, b"x")
+        toward_c = b.node.peers.link_to(c.id)
+        assert toward_c is not None
+        stale = Ack((), (), tuple(Refused(bundle, STALE_EPOCH) for bundle in toward_c.unacked))
+        world.inject(c, b, stale)
+        assert sum(queue.messages for queue in b.node.spool.queues_for(world.devices[int(name[1])].id)) == kept
