@@ -271,6 +271,18 @@ def test_mail_to_oneself_is_sealed_never_and_survives_a_crash() -> None:
     assert a.query("queue") == []
 
 
+def test_what_was_consumed_of_mail_to_oneself_is_known_after_a_crash() -> None:
+    world = World()
+    a, _ = world.devices
+    [id] = a.result(a.send("d0", b"x", wait="delivered"))["ids"]
+    world.flush()
+    a.read().ack()  # on disk at once; the receipt may wait, and is lost
+    a.crash()
+    a.step()
+    world.pump()
+    assert a.query("trace", id)["state"] == "consumed"
+
+
 def test_every_message_of_a_submission_has_its_own_id_in_order() -> None:
     world = World()
     a, b = world.devices
