@@ -288,6 +288,8 @@ class Sending:
         while sent[0].outcome == "unknown" or repeats:
             repeats = max(0, repeats - 1)
             await trio.sleep(self._rng.uniform(0.0, 2.0))
+            if sent[0].outcome == "turned away" and not repeats:
+                return  # asking again would make it unknown again, for ever
             session = await self._connect()
             self._submit(session, attrs.evolve(request, port=session, id=0), sent)
 
