@@ -5,24 +5,24 @@ length-prefixed frames each, ``meshd-join/1`` the same frames straight on TLS.
 """
 
 import contextlib
-import os
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
 import trio
+import trio_websocket
+import wsproto.utilities
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshd.errors import RemoteProtocolError
 from meshd.logs import get_logger
 from meshd.transport.base import Address, Handler, Lane, Pin, TransportError
-from meshd.transport.framing import BATCH_BYTES, FrameReader, encode_batches
-from meshd.transport.messages import Closed, MessageReader, Opcode, Ping, encode, encode_close
-from meshd.transport.serving import HalfOpen, HalfOpenLimits, closing, deadline, run_handler
+from meshd.transport.framing import BATCH_BYTES, FrameReader, encode_batches, oversized
+from meshd.transport.serving import HalfOpen, HalfOpenLimits, closing, deadline, plain_nursery, run_handler
 from meshd.transport.sockets import bind, to_address
 from meshd.transport.tls import (
     TlsConnection,
@@ -32,137 +32,96 @@ from meshd.transport.tls import (
     pinned_context,
     unpinned_context,
 )
-from meshd.transport.upgrade import (
-    END,
-    KEY_BYTES,
-    MAX_HEAD_BYTES,
-    Refused,
-    answer_request,
-    check_response,
-    encode_request,
-)
 from meshd.wire.frames import ALPN_JOIN, ALPN_LINK
 
 _log = get_logger()
 
 _PATH = "/meshd"
 _BACKLOG = 128
+_QUEUED_MESSAGES = 1
 _CLOSE_SECONDS = 1.0
+_TOO_BIG = 1009  # RFC 6455 section 7.4.1
+_ORDERLY = (1000, 1001)
 
 
 class WebsocketConnection:
-    """See :class:`meshd.transport.base.Connection`. Both lanes share the one stream, in the order of sending.
-
-    Args:
-        rest: what came right behind the other side's handshake.
-    """
+    """See :class:`meshd.transport.base.Connection`. Both lanes share the one stream, in the order of sending."""
 
     transport = "websocket"
     alpn = ALPN_LINK
 
     def __init__(
         self,
+        websocket: trio_websocket.WebSocketConnection,
         stream: TlsStream,
         *,
         dialed: bool,
         listener_certificate: bytes,
         leave: Callable[[], None],
-        rest: bytes,
     ) -> None:
         self.dialed = dialed
         self.local, self.remote = endpoints(stream)
         self.listener_certificate = listener_certificate
+        self._websocket = websocket
         self._stream = stream
         self._leave = leave
-        self._messages = MessageReader(masked=not dialed, limit=BATCH_BYTES)
-        self._frames = FrameReader()
-        self._rest = rest
-        self._pong = b""
-        self._receiving = False
-        self._is_closing = False
-        self._other_closed = False
+        self._reader = FrameReader()
 
     async def send(self, frames: Sequence[bytes], lane: Lane = Lane.BULK) -> None:
         """See the contract."""
         try:
             for batch in encode_batches(frames):
-                message = encode(Opcode.BINARY, batch, masked=self.dialed)
-                pong, self._pong = self._pong, b""
-                await self._stream.send_all(pong + message if pong else message)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._gone() from error
+                await self._websocket.send_message(batch)
+        except trio_websocket.ConnectionClosed as error:
+            raise _translate(error) from error
+        except wsproto.utilities.LocalProtocolError as error:
+            raise TransportError("closed by the other side") from error
         except trio.Cancelled:
             self.abort()
             raise
 
     async def receive(self) -> Sequence[bytes]:
         """See the contract."""
-        self._receiving = True
-        try:
-            while (error := self._frames.error or self._messages.error) is None:
-                if frames := self._take_in(await self._read()):
-                    return frames
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._gone() from error
-        finally:
-            self._receiving = False
+        while self._reader.error is None:
+            try:
+                message = await self._websocket.get_message()
+            except trio_websocket.ConnectionClosed as error:
+                if error.reason is not None and error.reason.code == _TOO_BIG:
+                    raise oversized(BATCH_BYTES + 1, BATCH_BYTES) from error
+                raise _translate(error) from error
+            if not isinstance(message, bytes):
+                self.abort()
+                raise RemoteProtocolError("P_MALFORMED", "text where frames were expected")
+            frames = self._reader.feed(message)
+            if self._reader.error is None and self._reader.partial_bytes:
+                self._reader.error = RemoteProtocolError("P_MALFORMED", "a message that ends within a frame")
+            if frames:
+                return frames
         self.abort()
-        raise error
-
-    async def _read(self) -> bytes:
-        """The next bytes. Raises TransportError when there are no more."""
-        if self._rest:
-            rest, self._rest = self._rest, b""
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return rest
-        if self._other_closed:
-            raise self._gone()
-        data = await self._stream.receive_some()
-        if not data:
-            raise self._gone()
-        return data
-
-    def _take_in(self, data: bytes) -> list[bytes]:
-        """The frames that ``data`` completes."""
-        frames: list[bytes] = []
-        for event in self._messages.feed(data):
-            if isinstance(event, Ping):
-                self._pong = encode(Opcode.PONG, event.data, masked=self.dialed)  # leaves with what is sent next
-            elif isinstance(event, Closed):
-                self._other_closed = True
-                break
-            elif self._frames.error is None:
-                frames += self._frames.feed(event)
-                if self._frames.error is None and self._frames.partial_bytes:
-                    self._frames.error = RemoteProtocolError("P_MALFORMED", "a message that ends within a frame")
-        return frames
-
-    def _gone(self) -> TransportError:
-        return TransportError("closed by the other side" if self._other_closed else "connection lost")
+        raise self._reader.error
 
     def set_limit(self, size_bytes: int) -> None:
         """See the contract."""
-        self._frames.limit = size_bytes
+        self._reader.limit = size_bytes
         self._leave()
 
     async def aclose(self) -> None:
         """See the contract."""
-        broken = contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError)
-        with trio.move_on_after(_CLOSE_SECONDS, shield=True), broken:
-            if not self._is_closing:
-                self._is_closing = True
-                await self._stream.send_all(encode_close(masked=self.dialed))
-                await self._stream.send_goodbye()
-                # Closing a socket with unread bytes resets it, and the other side would lose our last frames.
-                while not self._receiving and await self._stream.receive_some():
-                    pass
-            await self._stream.ended.wait()
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+            with contextlib.suppress(trio_websocket.ConnectionClosed, wsproto.utilities.LocalProtocolError):
+                await self._websocket.aclose()
         self.abort()
         await trio.lowlevel.checkpoint()
 
     def abort(self) -> None:
         """Close at once, without a goodbye."""
         self._stream.abort()
+
+
+def _translate(error: trio_websocket.ConnectionClosed) -> TransportError:
+    if error.reason is not None and error.reason.code in _ORDERLY:
+        return TransportError("closed by the other side")
+    return TransportError("connection lost")
 
 
 class WebsocketTransport:
@@ -196,20 +155,19 @@ class WebsocketTransport:
     @contextlib.asynccontextmanager
     async def dial(self, address: Address, pin: Pin) -> AsyncIterator[WebsocketConnection]:
         """See the contract."""
-        with deadline(self._limits.deadline):
-            stream = await _dial_tls(address, pinned_context(pin, ALPN_LINK), pin.server_name)
-            try:
+        async with plain_nursery() as nursery:
+            with deadline(self._limits.deadline):
+                stream = await _dial_tls(address, pinned_context(pin, ALPN_LINK), pin.server_name)
                 if stream.peer_certificate != pin.certificate or stream.alpn != ALPN_LINK:
+                    stream.abort()
                     raise TransportError("certificate refused: it is not the known one")
-                rest = await _open_client(stream, pin.server_name)
-                connection = WebsocketConnection(
-                    stream, dialed=True, listener_certificate=pin.certificate, leave=_nothing, rest=rest
-                )
-            except BaseException:
-                stream.abort()
-                raise
-        async with closing(connection):
-            yield connection
+                open_client = partial(_open_client, host=pin.server_name)
+                websocket = await nursery.start(_run_websocket, stream, open_client)
+            connection = WebsocketConnection(
+                websocket, stream, dialed=True, listener_certificate=pin.certificate, leave=_nothing
+            )
+            async with closing(connection):
+                yield connection
 
     @contextlib.asynccontextmanager
     async def dial_join(self, address: Address, check: Callable[[bytes], None]) -> AsyncIterator[TlsConnection]:
@@ -271,20 +229,22 @@ class WebsocketTransport:
                 _log.info("connection.refused", transport=self.name, reason=error.reason)
 
     async def _run(self, stream: TlsStream, handlers: Mapping[str, Handler], leave: Callable[[], None]) -> None:
-        connection: WebsocketConnection | TlsConnection
-        with deadline(self._limits.deadline):
-            await stream.do_handshake()
-            handler = handlers.get(stream.alpn or "")
-            if handler is None:
-                raise TransportError("the other side does not speak this protocol")
+        async with plain_nursery() as nursery:
+            with deadline(self._limits.deadline):
+                await stream.do_handshake()
+                handler = handlers.get(stream.alpn or "")
+                if handler is None:
+                    raise TransportError("the other side does not speak this protocol")
+                if stream.alpn == ALPN_LINK:
+                    websocket = await nursery.start(_run_websocket, stream, _open_server)
+            connection: WebsocketConnection | TlsConnection
             if stream.alpn == ALPN_LINK:
-                rest = await _open_server(stream)
                 connection = WebsocketConnection(
-                    stream, dialed=False, listener_certificate=self._certificate, leave=leave, rest=rest
+                    websocket, stream, dialed=False, listener_certificate=self._certificate, leave=leave
                 )
             else:
                 connection = TlsConnection(stream, dialed=False, alpn=ALPN_JOIN, listener_certificate=self._certificate)
-        await run_handler(handler, connection)
+            await run_handler(handler, connection)
 
 
 def _nothing() -> None:
@@ -308,42 +268,61 @@ async def _dial_tls(address: Address, context: ssl.SSLContext, server_name: str 
     return stream
 
 
-async def _open_client(stream: TlsStream, host: str) -> bytes:
-    """Ask for the WebSocket; returns what came behind the answer. Raises TransportError."""
-    key = os.urandom(KEY_BYTES)
-    with _handshake():
-        await stream.send_all(encode_request(host, _PATH, key))
-        head, rest = await _read_head(stream)
-    check_response(head, key)
-    return rest
+Opener = Callable[[trio.Nursery, TlsStream], Awaitable[trio_websocket.WebSocketConnection]]
 
 
-async def _open_server(stream: TlsStream) -> bytes:
-    """Grant a client its WebSocket; returns what came behind its request. Raises TransportError."""
-    with _handshake():
-        head, rest = await _read_head(stream)
-        try:
-            await stream.send_all(answer_request(head, _PATH))
-        except Refused as refused:
-            await stream.send_all(refused.response)
-            await stream.aclose()
-            raise TransportError("not a request that this device grants") from refused
-    return rest
+async def _open_client(nursery: trio.Nursery, stream: TlsStream, host: str) -> trio_websocket.WebSocketConnection:
+    return await trio_websocket.wrap_client_stream(
+        nursery,
+        stream,  # type: ignore[arg-type]  # annotated too narrowly: any Trio stream will do
+        host,
+        _PATH,
+        message_queue_size=_QUEUED_MESSAGES,
+        max_message_size=BATCH_BYTES,
+        receive_buffer_size=None,
+    )
 
 
-async def _read_head(stream: TlsStream) -> tuple[bytes, bytes]:
-    data = b""
-    while END not in data:
-        if len(data) > MAX_HEAD_BYTES or not (more := await stream.receive_some(MAX_HEAD_BYTES)):
-            raise TransportError("the other side ended the WebSocket handshake")
-        data += more
-    head, _, rest = data.partition(END)
-    return head + END, rest
+async def _open_server(nursery: trio.Nursery, stream: TlsStream) -> trio_websocket.WebSocketConnection:
+    request = await trio_websocket.wrap_server_stream(
+        nursery,
+        stream,
+        message_queue_size=_QUEUED_MESSAGES,
+        max_message_size=BATCH_BYTES,
+        receive_buffer_size=None,
+    )
+    if request.path != _PATH:
+        await request.reject(404)
+        raise trio_websocket.HandshakeError
+    return await request.accept()
 
 
-@contextlib.contextmanager
-def _handshake() -> Iterator[None]:
+async def _run_websocket(
+    stream: TlsStream, opener: Opener, *, task_status: trio.TaskStatus[trio_websocket.WebSocketConnection]
+) -> None:
+    """Open a WebSocket, then run its reader until the stream ends.
+
+    What the reader raises stays here: it has closed its queue by then, which the receiver sees.
+    """
+    websocket: trio_websocket.WebSocketConnection | None = None
     try:
-        yield
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise TransportError("the other side ended the WebSocket handshake") from error
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at_end, stream, nursery.cancel_scope)
+            websocket = await opener(nursery, stream)
+            task_status.started(websocket)
+    except* (
+        trio_websocket.HandshakeError,
+        trio_websocket.ConnectionClosed,
+        wsproto.utilities.ProtocolError,
+        trio.BrokenResourceError,
+        trio.ClosedResourceError,
+    ):
+        stream.abort()
+    if websocket is None:
+        raise TransportError("the other side ended the WebSocket handshake")
+
+
+async def _cancel_at_end(stream: TlsStream, scope: trio.CancelScope) -> None:
+    # trio-websocket waits on for a handshake that can't come any more.
+    await stream.ended.wait()
+    scope.cancel()
