@@ -15,11 +15,15 @@ from meshd.wire.frames import BundleFrame, Frame
 
 @attrs.frozen
 class Commit:
-    """Write ``ops`` in one transaction; a Committed event with the ticket follows."""
+    """Write ``ops`` in one transaction; a Committed event with the ticket follows.
+
+    ``chained`` ops tell of a state that all earlier chained ones led to: after one has failed, all fail.
+    """
 
     ticket: int
     ops: tuple[Op, ...]
     urgent: bool = True
+    chained: bool = False
 
 
 @attrs.frozen

@@ -251,7 +251,7 @@ class Loop:
                 case Answer():
                     effect.port.reply_nowait(effect.id, effect.reply)
                 case Commit():
-                    requests.commit_nowait(effect.ticket, effect.ops, effect.urgent)
+                    requests.commit_nowait(effect.ticket, effect.ops, effect.urgent, chained=effect.chained)
                 case Load():
                     requests.read_nowait(effect.ticket, effect.read)
                 case Log():

@@ -100,7 +100,7 @@ class Tickets:
         if turn.ops:
             ticket = self.take()
             self._waiting[ticket] = tuple(turn.when_durable)
-            turn.emit(Commit(ticket, tuple(turn.ops)))
+            turn.emit(Commit(ticket, tuple(turn.ops), chained=True))
         else:
             turn.effects += turn.when_durable
         if turn.lazy_ops:

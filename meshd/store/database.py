@@ -4,7 +4,7 @@ WAL with ``synchronous=FULL``: what :meth:`Database.apply` reports as committed 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self, TypeAlias
@@ -68,6 +68,8 @@ class Database:
         self._reserve = reserve
         self._full_pages = int(connection.pragma("page_count"))
         """How large the file was when the disk became full; meaningful while the reserve isn't held."""
+        self._broken: _Failure | None = None
+        """Why the first chained batch failed that did; no later one is taken."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -107,12 +109,14 @@ class Database:
         migrate(connection)
         return cls(connection, None)
 
-    def apply(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+    def apply(self, batches: Sequence[Batch], clock_ms: int, chained: Set[int] = frozenset()) -> list[Committed]:
         """Commit all batches in one transaction; when that fails, each in its own, so that only the bad ones fail.
 
         Args:
             batches: tickets with their ops, in the order they were asked for.
             clock_ms: the mesh-local clock, stored with them.
+            chained: tickets of batches that rest on each other. Once one has failed, all later ones fail with
+                its error as long as this object lives: what they say is true only together with what is missing.
 
         Returns:
             One Committed for all tickets that are on disk, and one for each that is not.
@@ -122,25 +126,34 @@ class Database:
         try:
             self._regain()
         except OSError as error:
-            return [Committed((ticket,), "E_DATABASE", str(error)) for ticket, _ in batches]
+            return self.refuse([ticket for ticket, _ in batches], "E_DATABASE", str(error), chained)
+        if self._broken is not None:
+            return self._apply_each(batches, clock_ms, chained)
         failure = self._attempt(batches, clock_ms)
         if failure is None:
             return [Committed(tuple(ticket for ticket, _ in batches))]
         relieved = failure.code == "E_FULL" and self._give_way()
         if len(batches) == 1 and not relieved:
-            return [Committed((batches[0][0],), failure.code, failure.reason)]
-        return self._apply_each(batches, clock_ms)
+            return self.refuse([batches[0][0]], failure.code, failure.reason, chained)
+        return self._apply_each(batches, clock_ms, chained)
 
-    def _apply_each(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+    def _apply_each(self, batches: Sequence[Batch], clock_ms: int, chained: Set[int]) -> list[Committed]:
         done: list[int] = []
         failed: list[Committed] = []
         for batch in batches:
-            failure = self._attempt([batch], clock_ms)
+            failure = self._broken if batch[0] in chained else None
+            failure = failure or self._attempt([batch], clock_ms)
             if failure is None:
                 done.append(batch[0])
             else:
-                failed.append(Committed((batch[0],), failure.code, failure.reason))
+                failed += self.refuse([batch[0]], failure.code, failure.reason, chained)
         return ([Committed(tuple(done))] if done else []) + failed
+
+    def refuse(self, tickets: Sequence[int], code: str, reason: str, chained: Set[int]) -> list[Committed]:
+        """The batches of these tickets are not carried out; see :meth:`apply` for what follows for later ones."""
+        if self._broken is None and not chained.isdisjoint(tickets):
+            self._broken = _Failure(code, reason)
+        return [Committed((ticket,), code, reason) for ticket in tickets]
 
     def _attempt(self, batches: Sequence[Batch], clock_ms: int) -> _Failure | None:
         """One transaction over all of ``batches``; None when it is on disk."""

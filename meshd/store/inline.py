@@ -8,8 +8,7 @@ import trio
 
 from meshd.store.apply import grows
 from meshd.store.database import Database
-from meshd.store.ops import Committed
-from meshd.store.requests import Ask, Commit, Event, Requests, carry_out, split
+from meshd.store.requests import Ask, Commit, Event, Requests, carry_out, chained_tickets, split
 
 
 class InlineStore:
@@ -89,7 +88,9 @@ class InlineStore:
         run, clock_ms = self._runs.popleft()
         growing = any(isinstance(request, Commit) and grows(request.ops) for request in run)
         if growing and self._rng.random() < self._full_chance:
-            self._events.extend(Committed((request.ticket,), "E_FULL", "drawn by the simulation") for request in run)
+            tickets = [request.ticket for request in run]
+            reason = "drawn by the simulation"
+            self._events.extend(self._database.refuse(tickets, "E_FULL", reason, chained_tickets(run)))
         else:
             self._events.extend(carry_out(self._database, run, clock_ms))
 

@@ -22,10 +22,11 @@ TRANSACTION_BYTES = 8 * 1024 * 1024
 
 @attrs.frozen
 class Commit:
-    """Ops to be committed together."""
+    """Ops to be committed together; ``chained`` as in :meth:`Requests.commit_nowait`."""
 
     ticket: int
     ops: Sequence[Op]
+    chained: bool = False
 
 
 @attrs.frozen
@@ -68,12 +69,13 @@ class Requests:
         self._closed = False
         self._outlet: Callable[[Due], None] | None = None
 
-    def commit_nowait(self, ticket: int, ops: Sequence[Op], urgent: bool = True) -> None:
+    def commit_nowait(self, ticket: int, ops: Sequence[Op], urgent: bool = True, *, chained: bool = False) -> None:
         """Commit ``ops``; not ``urgent``: with the next urgent request, LAZY_WAIT_S or LAZY_OPS_MAX at the latest.
 
+        ``chained`` ops rest on those of all earlier chained commits: after one of these has failed, they fail too.
         No ops at all is a commit too: it stores the clock. Raises LocalProtocolError after close_nowait.
         """
-        self._add(Commit(ticket, ops))
+        self._add(Commit(ticket, ops, chained))
         self._ops += len(ops)
         if urgent or self._ops >= LAZY_OPS_MAX:
             self._make_due(-math.inf)
@@ -163,9 +165,14 @@ def _mail_bytes(op: Op) -> int:
 def carry_out(database: Database, run: Sequence[Commit] | Sequence[Ask], clock_ms: int) -> list[Event]:
     """Do one run of :func:`split`: blocks."""
     batches = [(request.ticket, request.ops) for request in run if isinstance(request, Commit)]
-    events: list[Event] = [*database.apply(batches, clock_ms)]
+    events: list[Event] = [*database.apply(batches, clock_ms, chained_tickets(run))]
     events += [_load(database, request) for request in run if isinstance(request, Ask)]
     return events
+
+
+def chained_tickets(run: Sequence[Request]) -> frozenset[int]:
+    """The tickets of the chained commits among these."""
+    return frozenset(request.ticket for request in run if isinstance(request, Commit) and request.chained)
 
 
 def _load(database: Database, ask: Ask) -> Loaded:

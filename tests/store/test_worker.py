@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import pytest
@@ -36,12 +36,12 @@ class HeldDatabase(Database):
         database.sizes = []
         return database
 
-    def apply(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+    def apply(self, batches: Sequence[Batch], clock_ms: int, chained: Set[int] = frozenset()) -> list[Committed]:
         if batches:
             self.entered.release()
             self.gate.acquire()
             self.sizes.append(len(batches))
-        return super().apply(batches, clock_ms)
+        return super().apply(batches, clock_ms, chained)
 
 
 def test_commits_and_reads_are_answered_in_order_and_the_rest_at_the_end(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_disk_that_hangs_does_not_keep_the_daemon() -> None:
 class SlowDatabase(Database):
     """A disk that takes a little too long."""
 
-    def apply(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+    def apply(self, batches: Sequence[Batch], clock_ms: int, chained: Set[int] = frozenset()) -> list[Committed]:
         time.sleep(1.1 * SLOW_COMMIT_S)
-        return super().apply(batches, clock_ms)
+        return super().apply(batches, clock_ms, chained)
 
 
 def test_a_slow_commit_is_logged() -> None:
@@ -157,7 +157,7 @@ def test_a_slow_commit_is_logged() -> None:
 class BrokenDatabase(Database):
     """Has a defect."""
 
-    def apply(self, batches: Sequence[Batch], clock_ms: int) -> list[Committed]:
+    def apply(self, batches: Sequence[Batch], clock_ms: int, chained: Set[int] = frozenset()) -> list[Committed]:
         raise ZeroDivisionError
 
 
