@@ -154,7 +154,8 @@ class Exchange:
                 continue
             link = self.peers.toward(destination)
             floor = self.spool.floor(destination, priority)
-            if link is None or floor is None:  # the disk will tell
+            is_own = destination == self.membership.me
+            if (link is None and not is_own) or floor is None:  # the disk will tell
                 continue
             if floor >= wanted:
                 del self._floors_due[destination, priority]
@@ -162,6 +163,9 @@ class Exchange:
                 continue
             self._floors_untold.discard((destination, priority))
             body = encode_floor(priority, floor)
+            if link is None:
+                self.arriving.floor_raised(turn, destination, body)
+                continue
             if link.peer != destination:
                 body = sign_blob(self.membership.identity, FLOOR_LABEL, destination + body)
             turn.send(link.number, Routed(self.membership.me, destination, MAX_HOPS, Kind.FLOOR, body))

@@ -14,7 +14,7 @@ import attrs
 from meshd.delivery.outbox import Outbox
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.discovery.events import PeerSeen
-from meshd.ids import Epoch, NodeId
+from meshd.ids import Epoch, NodeId, Priority
 from meshd.links.events import AcceptFailed, DialFailed, FramesReceived, LinkDown, LinkMeasured, LinkUp
 from meshd.links.peer import PeerStatistics
 from meshd.node.accepting import Acceptor, Limits
@@ -208,6 +208,7 @@ class Node:
             turn.emit(Announce(bytes(roster.mesh_id)))
             self.membership.refresh_card(turn)
         self.spool.touch(self._me)
+        self._exchange.owe_floors((self._me, priority) for priority in Priority)
         return self._finish(turn)
 
     def step(self, events: Iterable[object], now: float) -> list[Effect]:
