@@ -155,7 +155,9 @@ class Acceptor:
             if pack.key.ephemeral:
                 self._send_ephemeral(turn, pack, recipient, peers)
             else:
-                keep = peers.toward(pack.key.destination) is not None
+                # Forwarding starts while the commit runs, but not of what may be asked for again by its key: if the
+                # commit fails, the repeat has another number, and the destination could not tell them for one.
+                keep = peers.toward(pack.key.destination) is not None and not self._has_key(pack)
                 self._store(turn, batch, pack, recipient, keep=keep)
         self._follow(turn, batch)
         if batch.stored:
@@ -165,6 +167,10 @@ class Acceptor:
             ticket = self._tickets.take()
             self._accepting[ticket] = batch
             turn.emit(Commit(ticket, tuple(batch.ops)))
+
+    def _has_key(self, pack: Pack) -> bool:
+        submissions = [self._submissions[share.token] for share in pack.shares]
+        return any(submission.request.key is not None for submission in submissions)
 
     def _store(self, turn: Turn, batch: _Accepting, pack: Pack, recipient: Recipient | None, *, keep: bool) -> None:
         key = pack.key

@@ -172,6 +172,29 @@ def test_a_repeat_gets_the_first_answer_and_sends_nothing() -> None:
     assert b.read().payloads == [b"x"]
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+def test_what_is_repeated_because_its_commit_was_lost_arrives_once(crashes: bool) -> None:
+    world = World()
+    a, b = world.devices
+    world.connect(a, b)
+    reader = b.read()
+    if crashes:
+        a.is_store_held = True
+        a.send("d1", b"x", key="k")
+        a.run_store(len(a.store))  # the key is not known: the message is accepted
+        world.pump()
+        assert any(isinstance(op, PutSpool) for request in a.store for op in getattr(request, "ops", ()))
+        a.crash()
+        a.is_store_held = False
+        world.connect(a, b)
+    else:
+        fail_accepting(a)
+        assert a.code(a.send("d1", b"x", key="k")) == "E_FULL"
+        a.fails = lambda _: False
+    assert a.result(a.send("d1", b"x", key="k"))["state"] == "accepted"
+    assert reader.payloads == [b"x"]
+
+
 def test_concurrent_repeats_are_one_submission() -> None:
     world = World()
     a, b = world.devices
