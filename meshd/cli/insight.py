@@ -183,7 +183,7 @@ def events(session: Session, follow: bool, last: int) -> None:
 
 def _follow(session: Session, last: int) -> None:
     deadline = None if session.timeout is None else time.monotonic() + session.timeout
-    shown = 0
+    shown = taken = 0
     with session.client() as client:
         stream = client.stream("events", {"follow": True, "last": last, "credit": _BATCH})
         while True:
@@ -200,7 +200,10 @@ def _follow(session: Session, last: int) -> None:
             for row in rows:
                 _show_event(session, row)
             shown += len(rows)
-            client.tell("credit", {"subscription": stream.id, "messages": len(rows)})
+            taken += len(rows)
+            if taken >= _BATCH // 2:  # by halves: a request for each event would be as much traffic as the events
+                client.tell("credit", {"subscription": stream.id, "messages": taken})
+                taken = 0
 
 
 def _show_event(session: Session, row: Fields) -> None:

@@ -118,12 +118,21 @@ class FakeDaemon:
         if isinstance(answer, Raw):
             connection.sendall(answer.data)
             return False
-        if isinstance(answer, Stream):
-            for item in answer.items:
+        if isinstance(answer, Stream):  # beside the reading, as the real one does: else two full sockets wait for ever
+            self._run(self._stream, connection, number, answer)
+            return True
+        self._say(connection, number, answer)
+        return True
+
+    def _stream(self, connection: socket.socket, number: int, stream: Stream) -> None:
+        with contextlib.suppress(OSError):  # the client is gone
+            for item in stream.items:
                 connection.sendall(protocol.encode_reply(number, protocol.ITEM, item))
-            answer = answer.end
+            self._say(connection, number, stream.end)
+
+    @staticmethod
+    def _say(connection: socket.socket, number: int, answer: Answer) -> None:
         if isinstance(answer, MeshdError):
             connection.sendall(protocol.encode_error(number, answer))
         elif not isinstance(answer, Silence):
             connection.sendall(protocol.encode_reply(number, protocol.RESULT, answer))
-        return True

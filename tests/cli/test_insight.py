@@ -1,11 +1,15 @@
 """``why``, ``graph``, ``events`` and ``breaker reset``: what they ask, their JSON, and their text for people."""
 
+import array
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import termios
+import time
 import xml.etree.ElementTree as ET
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -220,10 +224,17 @@ def test_an_ended_stream_and_a_passed_time_are_errors(meshctl: Meshctl, daemon: 
 
 
 def test_followed_events_give_their_credit_back(meshctl: Meshctl, daemon: FakeDaemon) -> None:
-    daemon.answers["events"] = Stream((EVENTS, EVENTS[:1]))
-    assert meshctl("events", "--follow", "--timeout", "0.5").code == 4
+    items = (EVENTS * 100, EVENTS * 25, EVENTS * 125, EVENTS)
+    daemon.answers["events"] = Stream(items)
+    assert meshctl("events", "--follow", "--timeout", "2").code == 4
     given = [arguments["messages"] for op, arguments in daemon.asked if op == "credit"]
-    assert given == [2, 1]
+    assert given == [250, 250], "by halves of what it asked for"
+
+
+def _is_full(pipe: IO[bytes]) -> bool:
+    held = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, held)
+    return held[0] > fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) - 4096
 
 
 def test_a_reader_that_goes_away_ends_it(daemon: FakeDaemon) -> None:
@@ -233,6 +244,8 @@ def test_a_reader_that_goes_away_ends_it(daemon: FakeDaemon) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline()) == EVENTS[0]
+        while not _is_full(process.stdout):  # it has asked for more events on the way, and waits for its reader
+            time.sleep(0.01)
         process.stdout.close()
         assert process.wait(20) == 141
         assert process.stderr.read() == b""
