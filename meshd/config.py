@@ -338,7 +338,7 @@ def load_config(text: str | None, *, filename: str = "meshd.toml", environ: Mapp
     """
     values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
     places: dict[str, str] = {}
-    for setting, value, read, place in (*_from_file(text or "", filename), *_from_environment(environ or {})):
+    for setting, value, read, place in given_settings(text, filename, environ):
         try:
             values[setting.section][setting.attribute] = read(value)
         except (ValueError, KeyError) as error:
@@ -352,11 +352,16 @@ def load_config(text: str | None, *, filename: str = "meshd.toml", environ: Mapp
     return config
 
 
-_Given = tuple[Setting, Any, Callable[[Any], object], str]
+Given = tuple[Setting, Any, Callable[[Any], object], str]
 """What was given for a setting: the raw value, how to read it, and where it stands."""
 
 
-def _from_file(text: str, filename: str) -> Iterator[_Given]:
+def given_settings(text: str | None, filename: str, environ: Mapping[str, str] | None) -> tuple[Given, ...]:
+    """What file and environment say, the winner last; no value is looked at yet. Raises as :func:`load_config`."""
+    return (*_from_file(text or "", filename), *_from_environment(environ or {}))
+
+
+def _from_file(text: str, filename: str) -> Iterator[Given]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -377,7 +382,7 @@ def _from_file(text: str, filename: str) -> Iterator[_Given]:
             yield setting, value, setting.kind.read, place
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
     variables = {setting.variable: setting for setting in SETTINGS.values()}
     prefixes = {f"{ENVIRONMENT_PREFIX}{name}_".upper(): name for name in SECTIONS}
     for name, text in sorted(environ.items()):

@@ -20,6 +20,7 @@ import trio
 from meshd import __version__
 from meshd.api.listener import SocketSettings
 from meshd.api.server import Server
+from meshd.api.settings import COMMAND_LINE, InEffect, in_effect, read_file, reloaded
 from meshd.clock import MeshClock, resume_clock
 from meshd.config import Config, Endpoint, load_config
 from meshd.discovery.events import NetworkChanged
@@ -56,9 +57,10 @@ log = get_logger("meshd.daemon")
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The command line, with the environment and the defaults filled in."""
+    """The command line, with the environment and the defaults filled in. ``settings`` tell where ``config`` is from."""
 
     config: Config
+    settings: tuple[InEffect, ...]
     config_file: Path | None
     state_dir: Path
     runtime_dir: Path
@@ -113,7 +115,8 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
     parser.add_argument("--check-config", action="store_true", help="read the configuration, and stop")
     parser.add_argument("--version", action="version", version=f"meshd {__version__}")
     given = parser.parse_args(arguments)
-    config = _config(given.config, environ)
+    said = {"log.level": given.log_level, "log.format": given.log_format}
+    config, settings = _config(given.config, environ, {key: value for key, value in said.items() if value is not None})
     if given.check_config:
         print("The configuration is fine.")  # noqa: T201
         return None
@@ -125,6 +128,7 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
         )
     return Options(
         config=config,
+        settings=settings,
         config_file=given.config,
         state_dir=given.state_dir or _state_dir(environ),
         runtime_dir=given.runtime_dir or _runtime_dir(environ),
@@ -132,15 +136,12 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
     )
 
 
-def _config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    if path is None:
-        return load_config(None, environ=environ)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise MeshdError("E_CONFIG", f"{path} can't be read: {reason}.", "Check the path and its mode.") from error
-    return load_config(text, filename=str(path), environ=environ)
+def _config(
+    path: Path | None, environ: Mapping[str, str], options: Mapping[str, object]
+) -> tuple[Config, tuple[InEffect, ...]]:
+    text = None if path is None else read_file(str(path))
+    config = load_config(text, filename=str(path), environ=environ)
+    return config, in_effect(text, filename=str(path), environ=environ, options=options)
 
 
 def _host_name() -> str:
@@ -239,6 +240,7 @@ class _Daemon:
     ) -> None:
         self._options = options
         self._config = options.config
+        self._settings = options.settings
         self._rng = rng
         self._database = database
         self._inbox = Inbox()
@@ -256,6 +258,7 @@ class _Daemon:
                 static=self._config.discovery.static,
                 discovery=self._discovery if self._config.discovery.mdns else None,
                 named_interfaces=self._config.discovery.interfaces,
+                settings=lambda: [setting.plain() for setting in self._settings],
             ),
         )
 
@@ -315,11 +318,13 @@ class _Daemon:
 
     def _reload(self) -> None:
         try:
-            config = _config(self._options.config_file, os.environ)
+            said = {row.key: row.value for row in self._settings if row.source == COMMAND_LINE}
+            config, settings = _config(self._options.config_file, os.environ, said)
         except MeshdError as error:
             log.error("configuration not reloaded", code=error.code, reason=error.message)
             return
         configure(config.log.level, config.log.format, dict(config.log.levels))
+        self._settings = reloaded(self._settings, settings, frozenset(("log",)))
         fixed = [
             field.name
             for field in attrs.fields(Config)

@@ -12,6 +12,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from meshd.client.blocking import Client
+
 CONFIG = """
 [listen]
 quic = ["127.0.0.1:0"]
@@ -118,6 +120,21 @@ def test_a_reload_takes_the_log_level_and_says_what_it_can_not_take(running: Run
     running.process.send_signal(signal.SIGHUP)
     running.wait_for("configuration not reloaded")
     assert running.stop() == 0
+
+
+def test_it_tells_what_it_goes_by_and_from_where(running: Running, place: Place) -> None:
+    def told() -> dict[str, tuple[object, str]]:
+        with Client(place.root / "run" / "meshd.sock", timeout=START_SECONDS) as client:
+            return {row["key"]: (row["value"], row["source"]) for row in client.call("config")}
+
+    assert told()["discovery.mdns"] == (False, f"{place.config}:7")
+    assert told()["log.format"] == ("json", "command line")
+    assert told()["store.quota"] == ("1GiB", "default")
+    place.config.write_text(CONFIG + '\n[log]\nlevels = { links = "debug" }\n\n[store]\nquota = "3 GB"\n')
+    running.process.send_signal(signal.SIGHUP)
+    running.wait_for("some sections take a restart")
+    assert told()["log.levels"] == ({"links": "debug"}, f"{place.config}:10")
+    assert told()["store.quota"] == ("1GiB", "default"), "it still goes by the old one"
 
 
 def test_a_second_one_on_the_same_state_is_refused_and_the_first_runs_on(running: Running, place: Place) -> None:

@@ -47,6 +47,9 @@ _MAGIC = "meshd-api"
 _LENGTH_BYTES = 4
 _MAX_ID = 2**53
 
+DAEMON_IS_OLDER = "Restart the daemon, so that the version that is installed now runs: systemctl restart meshd"
+CLIENT_IS_OLDER = "Update the program that you called, or call the one that came with this meshd."
+
 Reply: TypeAlias = tuple[int, int, Any]
 """(request id, RESULT | ERROR | ITEM, value)."""
 
@@ -120,10 +123,13 @@ def decode_hello(data: bytes) -> Hello:
 def require_same_version(*, daemon: Hello, client: Hello) -> None:
     """Raises MeshdError(E_UNSUPPORTED), naming both programs, when the two can't talk."""
     if daemon.protocol != client.protocol:
+        is_older = daemon.protocol < client.protocol
         raise MeshdError(
             "E_UNSUPPORTED",
             f"meshd {daemon.program} speaks version {daemon.protocol} of the local protocol, "
-            f"this client ({client.program}) version {client.protocol}.",
+            f"this client ({client.program}) version {client.protocol}: "
+            f"the daemon is {'older' if is_older else 'newer'}.",
+            DAEMON_IS_OLDER if is_older else CLIENT_IS_OLDER,
         )
 
 
@@ -339,6 +345,7 @@ OPERATIONS: dict[str, Shape] = {
     "queue": _nothing,
     "routes": _nothing,
     "graph": _nothing,
+    "config": _nothing,
     "version": _nothing,
 }
 """Every operation, and the shape of its arguments."""

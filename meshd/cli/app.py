@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 """As a program that dies of SIGPIPE looks to a shell."""
 
-EXIT_CODES = {"E_USAGE": EXIT_USAGE, "E_NO_DAEMON": 3, "E_TIMEOUT": 4}
+EXIT_CODES = {"E_USAGE": EXIT_USAGE, "E_CONFIG": EXIT_USAGE, "E_NO_DAEMON": 3, "E_TIMEOUT": 4}
 """Exit codes by error code; anything else is a refusal."""
 
 COMMANDS: Mapping[str, str] = {
@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, str] = {
     "trace": "meshd.cli.probes",
     "send": "meshd.cli.send",
     "receive": "meshd.cli.receive",
+    "config": "meshd.cli.config",
     "errors": "meshd.cli.errors",
     "demo": "meshd.cli.demo",
 }

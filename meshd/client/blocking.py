@@ -20,7 +20,7 @@ import attrs
 
 from meshd.api import protocol
 from meshd.client.delivery import Batch, Delivery, Spans, each, read_batch
-from meshd.client.session import GREETING, Session, lost, outcome_unknown
+from meshd.client.session import GREETING, Session, lost, outcome_unknown, unknown_operation
 from meshd.client.sockets import find_socket, open_socket
 from meshd.errors import MeshdError
 
@@ -98,6 +98,9 @@ class Client:
                 self.cancel(request_id)
             if op == "send" and self._failure is error:
                 raise outcome_unknown() from error
+            explained = unknown_operation(error, op, self.daemon_version)
+            if explained is not error:
+                raise explained from error
             raise
         finally:
             del self._answers[request_id]

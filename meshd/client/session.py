@@ -1,5 +1,6 @@
 """The client's half of the protocol without any I/O: bytes in, replies out."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,23 @@ class Session:
             raise MeshdError(
                 "E_UNSUPPORTED", f"What answers on this socket does not speak meshd's protocol: {error}."
             ) from error
+
+
+def unknown_operation(error: MeshdError, op: str, daemon: str) -> MeshdError:
+    """What to tell a person about ``E_UNSUPPORTED`` from a daemon that speaks our protocol, and not all of it."""
+    if error.code != "E_UNSUPPORTED" or daemon == __version__:
+        return error
+    is_older = _parts(daemon) < _parts(__version__)
+    return MeshdError(
+        "E_UNSUPPORTED",
+        f"meshd {daemon} does not know the request {op!r} of this program, which is {__version__}: "
+        f"the daemon is {'older' if is_older else 'newer'}.",
+        protocol.DAEMON_IS_OLDER if is_older else protocol.CLIENT_IS_OLDER,
+    )
+
+
+def _parts(version: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", version)]
 
 
 def lost(what: str = "the answer") -> MeshdError:

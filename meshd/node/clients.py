@@ -10,7 +10,7 @@ from meshd.node.accepting import Acceptor
 from meshd.node.admission import Admissions
 from meshd.node.chronicle import Chronicle
 from meshd.node.echo import Echoes
-from meshd.node.effects import CloseBreaker
+from meshd.node.effects import CloseBreaker, Examine
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.insight import Insight
 from meshd.node.mailboxes import Mailboxes
@@ -270,6 +270,8 @@ class Clients:
                 turn.answer(query, Result(self._parts.insight.graph(turn.now)))
             case "why":
                 turn.answer(query, Result(self._parts.insight.why(str(query.argument), turn.now)))
+            case "config":
+                turn.emit(Examine(query))
             case _:
                 raise MeshdError("E_UNSUPPORTED", f"The daemon has no view called {query.view[:40]!r}.")
 

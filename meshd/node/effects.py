@@ -7,7 +7,7 @@ import attrs
 from meshd.delivery.receipts import Receipt
 from meshd.errors import MeshdError
 from meshd.ids import Epoch, NodeId
-from meshd.node.requests import Port, Reply
+from meshd.node.requests import Port, Query, Reply
 from meshd.store.ops import Op, Read
 from meshd.transport.base import Address
 from meshd.wire.frames import BundleFrame, Frame
@@ -163,6 +163,13 @@ class StartJoin:
 
 
 @attrs.frozen
+class Examine:
+    """Answer a request about what the node does not know itself: its configuration and its surroundings."""
+
+    request: Query
+
+
+@attrs.frozen
 class Log:
     """A log line: ``event`` is a fixed name, ``fields`` never hold payloads, keys or codes."""
 
@@ -190,5 +197,6 @@ Effect: TypeAlias = (
     | Announce
     | AdmitAnswer
     | StartJoin
+    | Examine
     | Log
 )

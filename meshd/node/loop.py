@@ -36,6 +36,7 @@ from meshd.node.effects import (
     DataAcked,
     DataTimeout,
     Effect,
+    Examine,
     Fail,
     LeavePeer,
     LinkChosen,
@@ -48,6 +49,7 @@ from meshd.node.effects import (
 )
 from meshd.node.inbox import Inbox
 from meshd.node.joining import Doorkeeper, join
+from meshd.node.requests import Result
 from meshd.node.step import Node
 from meshd.store.requests import Requests
 from meshd.transport.base import Connection, Transport
@@ -74,6 +76,7 @@ class Surroundings:
         transports: by name. static: places that a person wrote down.
         discovery: where announcements and members go, when mDNS is on.
         named_interfaces: which interfaces a person allowed by name (``discovery.interfaces``).
+        settings: every key of the configuration with its value and source, as plain data.
     """
 
     clock: Callable[[], float]
@@ -84,6 +87,7 @@ class Surroundings:
     static: Sequence[StaticPeer] = ()
     discovery: trio.MemorySendChannel[Any] | None = None
     named_interfaces: Sequence[str] = ()
+    settings: Callable[[], list[dict[str, Any]]] = list
 
 
 class Loop:
@@ -299,6 +303,8 @@ class Loop:
                         rng=self._around.rng,
                     )
                 )
+            case Examine(request=request):
+                request.port.reply_nowait(request.id, Result(self._around.settings()))
             case Fail():
                 raise MeshdError(effect.error, f"The store failed: {effect.reason}.", "Start the daemon again.")
 

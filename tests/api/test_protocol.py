@@ -88,6 +88,11 @@ def test_version_mismatch_names_both_programs() -> None:
     with pytest.raises(MeshdError, match=r"meshd 9\.1 speaks version 2 .* client \(0\.1\) version 1") as caught:
         protocol.require_same_version(daemon=protocol.Hello(2, "9.1"), client=protocol.Hello(1, "0.1"))
     assert caught.value.code == "E_UNSUPPORTED"
+    assert "the daemon is newer" in caught.value.message
+    assert caught.value.hint == protocol.CLIENT_IS_OLDER
+    with pytest.raises(MeshdError, match="the daemon is older") as caught:
+        protocol.require_same_version(daemon=protocol.Hello(1, "0.1"), client=protocol.Hello(2, "0.2"))
+    assert caught.value.hint == protocol.DAEMON_IS_OLDER
 
 
 def test_what_is_left_out_is_filled_in() -> None:

@@ -20,7 +20,7 @@ from tests.cli.daemon import FakeDaemon, Raw, Silence, Stream
 CONTRACT = (
     *("init", "invite", "join", "members", "remove", "status", "peers", "routes"),
     *("send", "receive", "queue", "trace", "ping", "errors", "demo"),
-    *("why", "graph", "events", "breaker"),
+    *("why", "graph", "events", "breaker", "config"),
 )
 
 
@@ -32,7 +32,17 @@ def test_every_command_of_the_contract_exists_and_no_other() -> None:
     assert sorted(COMMANDS) == sorted(CONTRACT)
 
 
-@pytest.mark.parametrize("path", [(), *((name,) for name in CONTRACT), ("errors", "lookup"), ("breaker", "reset")])
+@pytest.mark.parametrize(
+    "path",
+    [
+        (),
+        *((name,) for name in CONTRACT),
+        ("errors", "lookup"),
+        ("breaker", "reset"),
+        ("config", "show"),
+        ("config", "check"),
+    ],
+)
 def test_every_command_explains_itself(meshctl: Meshctl, path: tuple[str, ...]) -> None:
     shown = meshctl(*path, "--help")
     assert (shown.code, shown.err) == (0, "")
@@ -48,7 +58,7 @@ def test_the_first_line_of_help_is_a_sentence(name: str) -> None:
     assert first.endswith(".")
 
 
-@pytest.mark.parametrize("arguments", [(), ("errors",), ("breaker",)])
+@pytest.mark.parametrize("arguments", [(), ("errors",), ("breaker",), ("config",)])
 def test_without_a_command_the_help_is_shown(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
