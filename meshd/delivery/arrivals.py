@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from meshd.delivery.receipts import MAX_EPOCHS, MAX_REFUSALS, Receipt, epoch_receipts
+from meshd.delivery.receipts import MAX_EPOCHS, MAX_REFUSALS, UNREAD, Receipt, epoch_receipts
 from meshd.delivery.sequences import SequenceSet
 from meshd.ids import Epoch, Number, Priority
 from meshd.wire import codec
@@ -111,6 +111,7 @@ class FlowArrivals:
         self._count(number)
         self._consumed[number.epoch].add(number.sequence)
         self._refused[number] = code
+        self._forget_finished_epochs()
         while len(self._refused) > MAX_REFUSALS:
             del self._refused[min(self._refused)]
 
@@ -194,7 +195,9 @@ class FlowArrivals:
                 # What will not come has not to be consumed either.
                 self._consumed[epoch].add_span(first, last)
             arrived.raise_to(below - 1)
-        self._refused = {number: code for number, code in self._refused.items() if number >= floor}
+        # The origin has heard of what was turned down on arrival, else it would not call it finished.
+        # Of what expired unread it may not have heard yet.
+        self._refused = {number: code for number, code in self._refused.items() if number >= floor or code == UNREAD}
         self._forget_finished_epochs()
 
     def _forget_finished_epochs(self) -> None:

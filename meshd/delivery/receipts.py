@@ -21,6 +21,9 @@ FIRST_CREDIT_BYTES = 1024 * 1024
 
 MAX_EPOCHS = 64
 MAX_REFUSALS = 256
+UNREAD = "unread"
+"""The refusal of a bundle that arrived, and whose lifetime ended before an app was done with it."""
+
 MAX_SEQUENCE = 2**63 - 1
 _SPANS_PER_RECEIPT = 512
 """So that the largest receipt fits into a Routed frame; further spans wait for a later one."""
@@ -47,7 +50,7 @@ class Receipt:
         order: (destination's epoch counter, count): the higher one is newer.
         credit_bytes: how much the source may have sent and not yet seen receipted.
         floor: numbers below it are finished on both sides; epochs before it are left out.
-        refused: numbers that arrived and were turned down, with a code.
+        refused: numbers that arrived and were turned down, with a code; the lowest go first when they are many.
     """
 
     priority: Priority

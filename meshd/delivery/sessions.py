@@ -2,6 +2,7 @@
 
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 
 import attrs
 
@@ -9,6 +10,7 @@ from meshd.ids import NodeId
 from meshd.trust.card import Card
 from meshd.trust.identity import Identity
 from meshd.trust.seal import DestinationSession, SourceSession
+from meshd.wire.bundle import Head
 from meshd.wire.frames import BundleFrame
 
 SESSION_LIFETIME_S = 3600.0
@@ -20,6 +22,9 @@ HELD_BYTES = 4 * 1024 * 1024
 """Bundles kept unopened, in all, until their session's offer comes."""
 
 NEED_OFFER_INTERVAL_S = 1.0
+
+EPHEMERAL_HELD_S = 5.0
+"""An ephemeral bundle waits no longer than this for its session's offer."""
 
 
 @attrs.define(eq=False)
@@ -105,6 +110,29 @@ class OutgoingSessions:
         return outdated
 
 
+@attrs.frozen
+class HeldBundle:
+    """A bundle that waits unopened, at most ``until`` (mesh-local seconds), and the link it came over."""
+
+    link: int
+    frame: BundleFrame
+    head: Head
+    until: float
+
+    @classmethod
+    def of(cls, link: int, frame: BundleFrame, head: Head, now: float) -> "HeldBundle":
+        """It came just now."""
+        remaining_s = max(0, head.lifetime_ms - frame.age_ms) / 1000
+        return cls(
+            link, frame, head, now + (min(remaining_s, EPHEMERAL_HELD_S) if head.flow.ephemeral else remaining_s)
+        )
+
+    @property
+    def key(self) -> tuple[NodeId, bytes]:
+        """Source and session."""
+        return self.head.flow.source, self.head.session
+
+
 class IncomingSessions:
     """Sessions that others offered us, and the bundles that wait unopened for an offer."""
 
@@ -112,8 +140,10 @@ class IncomingSessions:
         self._sessions: dict[tuple[NodeId, bytes], DestinationSession] = {}
         self._made_ms: dict[tuple[NodeId, bytes], int] = {}
         self._stored: set[tuple[NodeId, bytes]] = set()
-        self._held: OrderedDict[tuple[NodeId, bytes], list[tuple[int, BundleFrame]]] = OrderedDict()
+        self._held: OrderedDict[tuple[NodeId, bytes], list[HeldBundle]] = OrderedDict()
         self._held_bytes = 0
+        self.next_end: float | None = None
+        """When the first of what is held unopened may have waited long enough, mesh-local seconds."""
         self._asked: dict[tuple[NodeId, bytes], float] = {}
 
     def add(self, source: NodeId, session: DestinationSession, made_ms: int, *, stored: bool) -> None:
@@ -135,26 +165,39 @@ class IncomingSessions:
         self._stored.add(key)
         return True
 
-    def hold(self, link: int, source: NodeId, session_id: bytes, frame: BundleFrame, now: float) -> bool:
+    def hold(self, held: HeldBundle, now: float) -> bool:
         """Keep a bundle unopened; return whether the offer should be asked for now."""
-        key = (source, session_id)
-        self._held.setdefault(key, []).append((link, frame))
-        self._held_bytes += _cost(frame)
+        key = held.key
+        self._held.setdefault(key, []).append(held)
+        self._held_bytes += _cost(held.frame)
+        self.next_end = held.until if self.next_end is None else min(self.next_end, held.until)
         while self._held_bytes > HELD_BYTES:  # the origin sends what is dropped here again
-            dropped_key, dropped = self._held.popitem(last=False)
-            self._asked.pop(dropped_key, None)
-            self._held_bytes -= sum(_cost(item) for _, item in dropped)
+            self.take_held(*next(iter(self._held)))
         if now - self._asked.get(key, -NEED_OFFER_INTERVAL_S) < NEED_OFFER_INTERVAL_S:
             return False
         self._asked[key] = now
         return True
 
-    def take_held(self, source: NodeId, session_id: bytes) -> list[tuple[int, BundleFrame]]:
+    def take_held(self, source: NodeId, session_id: bytes) -> list[HeldBundle]:
         """The bundles that waited for this session, in the order they came."""
         self._asked.pop((source, session_id), None)
         held = self._held.pop((source, session_id), [])
-        self._held_bytes -= sum(_cost(frame) for _, frame in held)
+        self._held_bytes -= sum(_cost(item.frame) for item in held)
         return held
+
+    def take_held_where(self, is_over: Callable[[HeldBundle], bool]) -> list[HeldBundle]:
+        """The bundles that need not wait for their session any longer."""
+        taken: list[HeldBundle] = []
+        for key, waiting in list(self._held.items()):
+            over = [held for held in waiting if is_over(held)]
+            if len(over) == len(waiting):
+                self.take_held(*key)
+            elif over:
+                self._held[key] = [held for held in waiting if held not in over]
+                self._held_bytes -= sum(_cost(held.frame) for held in over)
+            taken += over
+        self.next_end = min((held.until for waiting in self._held.values() for held in waiting), default=None)
+        return taken
 
     def forget_before(self, made_ms: int) -> list[tuple[NodeId, bytes]]:
         """Drop the sessions made before then; return (source, id) of each."""

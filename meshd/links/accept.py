@@ -4,7 +4,7 @@ from meshd.errors import RemoteProtocolError
 from meshd.links.context import LinkContext
 from meshd.links.events import AcceptFailed
 from meshd.links.outgoing import Outgoing
-from meshd.links.session import announce, hold_link, open_as_listener
+from meshd.links.session import announce, hear_dialer, hold_link, open_as_listener
 from meshd.transport.base import Connection, TransportError
 from meshd.trust.handshake import ListenerHandshake
 
@@ -20,6 +20,7 @@ async def accept(connection: Connection, *, context: LinkContext) -> None:
     )
     try:
         result = await open_as_listener(connection, handshake)
+        heard = await hear_dialer(connection)
     except RemoteProtocolError as error:
         await context.post(AcceptFailed(connection.remote, error.code, error.reason))
         return
@@ -27,4 +28,4 @@ async def accept(connection: Connection, *, context: LinkContext) -> None:
         await context.post(AcceptFailed(connection.remote, "lost", error.reason))
         return
     outgoing = Outgoing()
-    await hold_link(connection, announce(connection, result, outgoing, context), outgoing, context)
+    await hold_link(connection, announce(connection, result, outgoing, context), outgoing, context, heard=heard)

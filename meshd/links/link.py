@@ -52,8 +52,12 @@ async def run_link(
     clock: Callable[[], float],
     rng: random.Random,
     ping_interval: float = PING_SECONDS,
+    heard: Sequence[bytes] = (),
 ) -> LinkDown:
     """Run the link until either side ends it; returns the LinkDown that was posted, exactly one.
+
+    ``heard`` are frames that came already. A listener must have heard the dialer before it may send here: its
+    Welcome may still be on its way, the other lane is faster, and to the dialer what comes before Welcome is an error.
 
     Posts FramesReceived and LinkMeasured before it. Bad frames, a dead or closing peer and a broken
     connection are endings, not errors: nothing is raised for them. The caller closes the connection.
@@ -65,6 +69,7 @@ async def run_link(
         outgoing=outgoing,
         post=post,
         clock=clock,
+        heard=heard,
         liveness=Liveness(lower=me < peer, first_ping=connection.dialed, now=clock(), rng=rng, interval=ping_interval),
     )
     ends: list[_End] = []
@@ -113,9 +118,9 @@ class _Session:
     outgoing: Outgoing
     post: Post
     clock: Callable[[], float]
+    heard: Sequence[bytes]
     liveness: Liveness
     assembler: Assembler = attrs.field(factory=Assembler)
-    heard: trio.Event = attrs.field(factory=trio.Event)
     sampled_at: float = float("-inf")
     throughput: float | None = None
 
@@ -128,8 +133,7 @@ class _Session:
 
     async def _receive(self) -> _End:
         while True:
-            chunk = await self.connection.receive()
-            self.heard.set()
+            chunk, self.heard = self.heard or await self.connection.receive(), ()
             suspected = self.liveness.phase is Phase.SUSPECT
             self.liveness.receive(self.clock())
             frames, rtt, end = self._sort(chunk)
@@ -143,7 +147,6 @@ class _Session:
                 return end
 
     async def write_control(self) -> _End:
-        await self._may_write()
         while True:
             if control := self.outgoing.take_control():
                 await self.connection.send(control, Lane.CONTROL)
@@ -155,7 +158,6 @@ class _Session:
                 await self.outgoing.control_filled()
 
     async def write_bulk(self) -> _End:
-        await self._may_write()
         busy_bytes, busy_since = 0, self.clock()
         while True:
             if bulk := self.outgoing.take_bulk():
@@ -168,15 +170,6 @@ class _Session:
             else:
                 await self.outgoing.bulk_filled()
                 busy_bytes, busy_since = 0, self.clock()
-
-    async def _may_write(self) -> None:
-        """Wait, as the listener, for the dialer's first ping.
-
-        Our Welcome may still be on its way, and the other lane is faster: to the dialer, what comes
-        before Welcome is an error.
-        """
-        if not self.connection.dialed:
-            await self.heard.wait()
 
     async def watch(self) -> _End:
         while True:

@@ -3,7 +3,7 @@
 The handshake itself is pure (``trust.handshake``); here are its deadline and its limits on size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import trio
@@ -83,7 +83,19 @@ def announce(connection: Connection, result: HandshakeResult, outgoing: Outgoing
     )
 
 
-async def hold_link(connection: Connection, up: LinkUp, outgoing: Outgoing, context: LinkContext) -> LinkDown:
+async def hear_dialer(connection: Connection) -> Sequence[bytes]:
+    """Wait for the first frames of a dialer that has our welcome, at least its ping.
+
+    A dialer that races several addresses drops all but one of the connections that reach ``welcome``. Only the
+    one that it uses is a link. Raises RemoteProtocolError (P_TIMEOUT after 5 s) and TransportError.
+    """
+    with _deadline():
+        return await connection.receive()
+
+
+async def hold_link(
+    connection: Connection, up: LinkUp, outgoing: Outgoing, context: LinkContext, *, heard: Sequence[bytes] = ()
+) -> LinkDown:
     """Tell the node of the link, and run it to its end. See :func:`meshd.links.link.run_link`."""
     await context.post(up)
     return await run_link(
@@ -96,6 +108,7 @@ async def hold_link(connection: Connection, up: LinkUp, outgoing: Outgoing, cont
         clock=context.clock,
         rng=context.rng,
         ping_interval=context.ping_interval,
+        heard=heard,
     )
 
 

@@ -8,7 +8,7 @@ from meshd.delivery.arrivals import FlowArrivals, Held, Release, Verdict
 from meshd.delivery.outbox import Draft, decode_floor, flow_key, parse_flow_key
 from meshd.delivery.queue import Waiting
 from meshd.delivery.receipts import RECEIPT_LABEL, Receipt, encode_receipt
-from meshd.delivery.sessions import IncomingSessions
+from meshd.delivery.sessions import HeldBundle, IncomingSessions
 from meshd.delivery.shelf import Batch
 from meshd.errors import RemoteProtocolError
 from meshd.ids import BundleId, Epoch, Flow, NodeId, Number, Priority, bundle_ref
@@ -152,8 +152,7 @@ class Arriving:
         head, source = arrival.head, arrival.source
         session = self._sessions.find(source, head.session)
         if session is None:
-            if self._sessions.hold(arrival.link.number, source, head.session, arrival.frame, turn.now):
-                self._ask_for_offer(turn, arrival.link, source, head.session)
+            self._hold(turn, arrival)
             return None
         try:
             plaintext = session.open(arrival.frame.head, head.counter, arrival.frame.body)
@@ -166,6 +165,12 @@ class Arriving:
             value = codec.encode([turn.now_ms, session.root])
             turn.ops.append(PutFact("session", source + head.session, value))
         return plaintext
+
+    def _hold(self, turn: Turn, arrival: _Arrival) -> None:
+        """Nothing opens it yet: keep it, and ask its source for the session's offer."""
+        held = HeldBundle.of(arrival.link.number, arrival.frame, arrival.head, turn.now)
+        if self._sessions.hold(held, turn.now):
+            self._ask_for_offer(turn, arrival.link, arrival.source, arrival.head.session)
 
     def _take(self, turn: Turn, arrival: _Arrival, flow: FlowArrivals, plaintext: bytes) -> None:
         """An authentic bundle that is new: it counts as arrived, whatever is in it."""
@@ -260,8 +265,7 @@ class Arriving:
             return
         session = self._sessions.find(source, head.session)
         if session is None:
-            if self._sessions.hold(arrival.link.number, source, head.session, arrival.frame, turn.now):
-                self._ask_for_offer(turn, arrival.link, source, head.session)
+            self._hold(turn, arrival)
             return
         try:
             content = unpack_content(session.open(arrival.frame.head, head.counter, arrival.frame.body))
@@ -302,10 +306,26 @@ class Arriving:
             return
         if self._sessions.find(source, accepted.id) is None:
             self._sessions.add(source, DestinationSession(accepted.id, accepted.root), turn.now_ms, stored=False)
-        for number, frame in self._sessions.take_held(source, accepted.id):
-            came_over = peers.link(number)
+        self._receive_again(turn, self._sessions.take_held(source, accepted.id), peers)
+
+    def _receive_again(self, turn: Turn, bundles: list[HeldBundle], peers: Peers) -> None:
+        for held in bundles:
+            came_over = peers.link(held.link)
             if came_over is not None:  # else it is sent again over another link
-                self.receive(turn, came_over, frame, peers)
+                self.receive(turn, came_over, held.frame, peers)
+
+    def _judge_held(self, turn: Turn, peers: Peers) -> None:
+        """Answer for what need not be opened any more: its number came in another seal, or will never count."""
+        if self._sessions.next_end is None:
+            return
+
+        def is_void(held: HeldBundle) -> bool:
+            flow = held.head.flow
+            if flow.ephemeral or (flow.source, flow.priority) not in self._dirty:
+                return False
+            return self._flow(flow.source, flow.priority).judge(held.head.number) is not Verdict.NEW
+
+        self._receive_again(turn, self._sessions.take_held_where(is_void), peers)
 
     def forget_sessions(self, turn: Turn, before_ms: int) -> None:
         """Sessions made before then are of no more use."""
@@ -329,11 +349,15 @@ class Arriving:
             if due is not None and due <= turn.now_ms:
                 self._dirty.add((source, priority))
                 self._release_held(turn, flow)
+        if self._sessions.next_end is not None and self._sessions.next_end <= turn.now:
+            self._sessions.take_held_where(lambda held: held.until <= turn.now)
 
     def next_deadline(self) -> float | None:
         """When :meth:`poll` has something to do, mesh-local seconds."""
-        deadlines = [due for flow in self._flows.values() if (due := flow.next_deadline_ms()) is not None]
-        return min(deadlines) / 1000 if deadlines else None
+        deadlines = [due / 1000 for flow in self._flows.values() if (due := flow.next_deadline_ms()) is not None]
+        if self._sessions.next_end is not None:
+            deadlines.append(self._sessions.next_end)
+        return min(deadlines, default=None)
 
     def finish(self, turn: Turn, peers: Peers) -> None:
         """Write down the flows that have moved; their receipts leave when that is durable."""
@@ -345,6 +369,7 @@ class Arriving:
                 flow.refuse(entry.number, reason)
             self._usage[entry.source] -= entry.size_bytes
             self._dirty.add((entry.source, entry.priority))
+        self._judge_held(turn, peers)
         for source, priority in self._dirty:
             flow = self._flows[source, priority]
             turn.ops.append(PutFact("arrivals", flow_key(source, priority), flow.encode()))

@@ -18,6 +18,7 @@ from meshd.delivery.mailbox_effects import (
     StoreCursor,
 )
 from meshd.delivery.mailbox_effects import Load as LoadBatches
+from meshd.delivery.receipts import UNREAD
 from meshd.delivery.shelf import Batch, Entry
 from meshd.errors import MeshdError
 from meshd.ids import NodeId, Priority
@@ -198,7 +199,7 @@ class Mailboxes:
                 continue  # held: its turn comes first
             mailbox = self.mailbox(row.service, turn.now)
             turn.ops.append(DeleteInbox((row.row,)))
-            self._finished.append((entry_of(row), "unread"))
+            self._finished.append((entry_of(row), UNREAD))
             self._apply(turn, mailbox, mailbox.forget(row.priority, (row.first_offset,), turn.now))
             turn.log("warning", "mail expired unread", service=row.service, source=row.source, messages=row.count)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from meshd.delivery.queue import SpoolQueue, Waiting
-from meshd.delivery.receipts import Receipt
+from meshd.delivery.receipts import UNREAD, Receipt
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleRef, Epoch, Flow, NodeId, Number, Priority, bundle_ref
 from meshd.node.followers import Followers, Stage
@@ -39,11 +39,13 @@ class Outcomes:
             if waiting.head:
                 self._sessions.confirm(decode_head(waiting.head).session)
             code = queue.receipt.refusal_of(waiting.number)
-            if code is not None:
+            if code not in (None, UNREAD):
                 self._refused(turn, waiting, code)
                 continue
             delivered.append(waiting.row)
             self._end(turn, waiting.ref, Stage.DELIVERED, None)
+            if code == UNREAD:
+                continue
             if queue.receipt.is_consumed(waiting.number):
                 self._end(turn, waiting.ref, Stage.CONSUMED, None)
             else:
@@ -59,7 +61,10 @@ class Outcomes:
             watched[number.sequence] = ref
 
     def consumed(self, turn: Turn, destination: NodeId, receipt: Receipt, before: Receipt | None) -> None:
-        """A receipt may tell that the apps there are done with more than the one before it told."""
+        """A receipt may tell that the apps there are done with more than the one before it told.
+
+        Call it after :meth:`arrived`.
+        """
         epochs = self._unconsumed.get((destination, receipt.priority), {})
         self._unread(turn, destination, receipt, before, epochs)
         for epoch, watched in list(epochs.items()):
@@ -86,7 +91,7 @@ class Outcomes:
         flow = Flow(self._me, destination, receipt.priority)
         known = frozenset(() if before is None else before.refused)
         for number, code in receipt.refused:
-            if (number, code) not in known and before is not None and before.has_arrived(number):
+            if code == UNREAD and (number, code) not in known:
                 epochs.get(number.epoch, {}).pop(number.sequence, None)
                 self._end(turn, bundle_ref(flow, number), Stage.EXPIRED, code)
 

@@ -281,8 +281,8 @@ class Spool:
         turn.lazy_ops.append(PutFact("receipt", flow_key(destination, receipt.priority), encode_receipt(receipt)))
         before = queue.receipt
         done = queue.arrived(receipt, turn.now)
-        self._outcomes.consumed(turn, destination, receipt, before)
         self._arrived(turn, queue, done)
+        self._outcomes.consumed(turn, destination, receipt, before)
         self.touch(destination)
 
     def _arrived(self, turn: Turn, queue: SpoolQueue, done: list[Waiting]) -> None:

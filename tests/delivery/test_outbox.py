@@ -1,6 +1,7 @@
 """Numbers, predecessors and sessions of what leaves this device; sessions of what arrives."""
 
 import random
+from typing import Any
 
 import attrs
 import pytest
@@ -15,12 +16,19 @@ from meshd.delivery.outbox import (
     parse_flow_key,
 )
 from meshd.delivery.packing import Pack, PackKey, Share
-from meshd.delivery.sessions import HELD_BYTES, SESSION_BUNDLES, IncomingSessions, OutgoingSessions
+from meshd.delivery.sessions import (
+    EPHEMERAL_HELD_S,
+    HELD_BYTES,
+    SESSION_BUNDLES,
+    HeldBundle,
+    IncomingSessions,
+    OutgoingSessions,
+)
 from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch, Flow, NodeId, Number, Priority
 from meshd.trust.card import Card, Prekeys
 from meshd.trust.seal import DestinationSession, accept_offer
-from meshd.wire.bundle import Content, Message, bundle_id, decode_head, unpack_content
+from meshd.wire.bundle import Content, Head, Message, bundle_id, decode_head, unpack_content
 from meshd.wire.frames import BundleFrame
 from tests.trust.people import device
 
@@ -166,31 +174,50 @@ class TestOutgoingSessions:
 
 
 class TestIncomingSessions:
-    def frame(self, size: int) -> BundleFrame:
-        return BundleFrame(0, 0, 0, b"", bytes(size), size)
+    def held(self, size: int = 1, session: bytes = b"s", sequence: int = 1, **head: Any) -> HeldBundle:
+        flow = Flow(A.node_id, B.node_id, Priority.NORMAL, ephemeral=head.get("ephemeral", False))
+        clear = Head(flow, Number(EPOCH, sequence), session, 1, head.get("lifetime_ms", 60_000), size)
+        return HeldBundle.of(7, BundleFrame(0, head.get("age_ms", 0), 0, b"", bytes(size), size), clear, 0.0)
 
     def test_what_is_held_comes_back_in_order_once(self) -> None:
         sessions = IncomingSessions()
-        frames = [self.frame(i) for i in range(3)]
-        for frame in frames:
-            sessions.hold(7, A.node_id, b"s", frame, 0.0)
-        assert sessions.take_held(A.node_id, b"s") == [(7, frame) for frame in frames]
+        bundles = [self.held(i) for i in range(3)]
+        for held in bundles:
+            sessions.hold(held, 0.0)
+        assert sessions.take_held(A.node_id, b"s") == bundles
         assert sessions.take_held(A.node_id, b"s") == []
 
     def test_an_offer_is_asked_for_once_a_second(self) -> None:
         sessions = IncomingSessions()
-        asked = [sessions.hold(7, A.node_id, b"s", self.frame(1), at) for at in (0.0, 0.5, 0.99, 1.0, 1.5, 2.5)]
+        asked = [sessions.hold(self.held(), at) for at in (0.0, 0.5, 0.99, 1.0, 1.5, 2.5)]
         assert asked == [True, False, False, True, False, True]
-        assert sessions.hold(7, A.node_id, b"other", self.frame(1), 2.5)
+        assert sessions.hold(self.held(session=b"other"), 2.5)
 
     @pytest.mark.parametrize("size", [0, 100_000])
     def test_memory_is_bounded(self, size: int) -> None:
         sessions = IncomingSessions()
         for i in range(10_000):
-            sessions.hold(7, A.node_id, i.to_bytes(16, "big"), self.frame(size), 0.0)
+            sessions.hold(self.held(size, i.to_bytes(16, "big")), 0.0)
         held = [sessions.take_held(A.node_id, i.to_bytes(16, "big")) for i in range(10_000)]
         assert sum(len(frames) for frames in held) <= HELD_BYTES // max(size, 1024)
         assert held[-1] != []
+
+    def test_a_bundle_waits_no_longer_than_it_lives(self) -> None:
+        assert self.held(lifetime_ms=60_000, age_ms=20_000).until == 40.0
+        assert self.held(lifetime_ms=60_000, ephemeral=True).until == EPHEMERAL_HELD_S
+        assert self.held(lifetime_ms=1_000, ephemeral=True).until == 1.0
+
+    def test_what_need_not_wait_is_taken_out_and_counted_out(self) -> None:
+        sessions = IncomingSessions()
+        bundles = [self.held(1000, session, sequence) for session in (b"a", b"b") for sequence in (1, 2)]
+        for held in bundles:
+            sessions.hold(held, 0.0)
+        assert sessions.take_held_where(lambda held: held.head.number.sequence == 1) == [bundles[0], bundles[2]]
+        assert sessions.next_end == 60.0
+        assert sessions.take_held_where(lambda held: held.key[1] == b"b") == [bundles[3]]
+        assert sessions.take_held(A.node_id, b"a") == [bundles[1]]
+        assert sessions.take_held_where(lambda _: True) == []
+        assert sessions.next_end is None
 
     def test_a_root_is_stored_with_its_first_bundle(self) -> None:
         sessions = IncomingSessions()

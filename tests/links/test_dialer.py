@@ -117,6 +117,21 @@ def test_a_slow_winner_cuts_the_others_without_a_trace_in_the_breaker() -> None:
     run(body)
 
 
+def test_an_attempt_that_reaches_welcome_too_late_is_no_link_to_the_other_side() -> None:
+    async def body() -> None:
+        world = World.make()
+        for pair in (("low", "high"), ("high", "low")):
+            world.network.set_rule(*pair, Rule(delay=0.3))  # both are past their proofs when one wins
+        async with dialing(world, *both(world.high)) as (_, nursery):
+            await world.high.listen(nursery, "quic", "websocket")
+            await world.low.until(lambda: world.low.live)
+            await trio.sleep(5)
+            assert [up.transport for up in world.high.of(LinkUp)] == ["quic"]
+            assert [failed.code for failed in world.high.of(AcceptFailed)] == ["lost"]
+
+    run(body)
+
+
 def test_an_address_heard_of_during_a_dial_joins_the_race() -> None:
     async def body() -> None:
         world = World.make()

@@ -290,30 +290,6 @@ def test_what_breaks_the_protocol_ends_exactly_that_link_and_says_why(data: byte
     run(body)
 
 
-def test_the_listener_is_silent_until_the_dialer_has_spoken() -> None:
-    async def body() -> None:
-        world = World.make()
-        ends: list[End] = []
-
-        async def listen(connection: Connection) -> None:
-            ends.append(End(world.high, connection))
-            ends[0].outgoing.send_bundle(bundle(b"early"))
-            ends[0].outgoing.send_control(RosterHeads(()))
-            await ends[0].run(world.low)
-
-        async with connected(world, use_accepted=listen) as connection:
-            connection.set_limit(MAX_FRAME_BYTES)
-            with trio.move_on_after(2) as waited:
-                await connection.receive()
-            assert waited.cancelled_caught
-            await connection.send([encode_frame(Ping(7))], Lane.CONTROL)
-            heard = [decode_frame(data) for _ in range(2) for data in await connection.receive()]
-            assert Pong(7) in heard
-            assert bundles_in(heard) == [bundle(b"early")]
-
-    run(body)
-
-
 def test_closing_flushes_control_and_says_bye() -> None:
     async def body() -> None:
         world = World.make()

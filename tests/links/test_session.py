@@ -1,7 +1,11 @@
+from functools import partial
+
 import pytest
 import trio
 
 from meshd.errors import RemoteProtocolError
+from meshd.links.accept import accept
+from meshd.links.events import AcceptFailed, LinkUp
 from meshd.links.session import open_as_dialer, open_as_listener
 from meshd.transport.base import Connection, Lane, TransportError
 from meshd.trust.handshake import DialerHandshake, HandshakeResult, ListenerHandshake
@@ -13,6 +17,7 @@ from meshd.wire.frames import (
     Frame,
     Hello,
     Ping,
+    Pong,
     Reject,
     decode_frame,
     encode_frame,
@@ -160,5 +165,38 @@ def test_a_cancelled_handshake_ends_at_once() -> None:
                 await open_as_dialer(connection, dialer(world))
             assert scope.cancelled_caught
             assert trio.current_time() < 2
+
+    run(body)
+
+
+def test_a_listener_says_and_tells_nothing_before_the_dialer_uses_the_link() -> None:
+    async def body() -> None:
+        world = World.make()
+        async with connected(world, use_accepted=partial(accept, context=world.high.context)) as connection:
+            await open_as_dialer(connection, dialer(world))
+            with trio.move_on_after(2) as waited:
+                await connection.receive()
+            assert waited.cancelled_caught
+            assert world.high.events == []
+            await connection.send([encode_frame(Ping(7))], Lane.CONTROL)
+            await world.high.until(lambda: world.high.of(LinkUp))
+            [first] = await connection.receive()
+            assert decode_frame(first) == Pong(7)
+
+    run(body)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_connection_that_its_dialer_does_not_use_is_no_link(silent: bool) -> None:
+    async def body() -> None:
+        world = World.make()
+        async with connected(world, use_accepted=partial(accept, context=world.high.context)) as connection:
+            await open_as_dialer(connection, dialer(world))
+            if not silent:
+                await connection.aclose()
+            await world.high.until(lambda: world.high.events)
+        [failed] = world.high.events
+        assert isinstance(failed, AcceptFailed)
+        assert failed.code == ("P_TIMEOUT" if silent else "lost")
 
     run(body)

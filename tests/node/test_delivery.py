@@ -287,6 +287,24 @@ class TestExpiry:
         assert a.query("trace", id)["state"] == "expired"
         assert a.code(a.wait_for(id, "consumed")) == "E_EXPIRED"
 
+    def test_its_sender_hears_of_it_even_if_it_started_again_before(self) -> None:
+        world, a, b = linked()
+        [id] = a.result(a.send("d1", b"x", lifetime_ms=5_000))["ids"]
+        world.pump()
+        world.disconnect(a, b)
+        world.advance(10)  # b writes it down, and nobody hears
+        a.crash()
+        a.start()
+        a.send("d1", b"y")  # in a later epoch: brings a floor above all that went before
+        world.loses = lambda _, __, frame: isinstance(frame, Routed) and frame.kind is Kind.RECEIPT
+        world.connect(a, b)
+        world.disconnect(a, b)
+        world.loses = lambda *_: False
+        world.connect(a, b)
+        world.advance(1)
+        assert a.query("trace", id)["state"] == "expired"
+        assert a.code(a.wait_for(id, "consumed")) == "E_EXPIRED"
+
     def test_unread_mail_that_expired_takes_no_quota(self) -> None:
         world, a, b = linked()
         a.send("d1", b"x" * 1000, lifetime_ms=5_000)
@@ -444,3 +462,39 @@ def test_a_restart_of_both_in_the_middle_of_a_stream() -> None:
             world.connect(a, b)
     reader = b.read()
     assert reader.payloads == [b"%d" % i for i in range(10)]
+
+
+def held_unopened(device: Device) -> object:
+    return device.node._arriving._sessions._held
+
+
+def without_offers(_: object, __: object, frame: object) -> bool:
+    return isinstance(frame, Routed) and frame.kind is Kind.OFFER
+
+
+def test_what_is_held_unopened_ends_when_its_source_says_that_it_is_finished() -> None:
+    world, a, b = linked()
+    world.loses = without_offers
+    a.is_store_held = True  # it leaves before it is on disk, and is lost there
+    a.send("d1", b"never accepted")
+    world.pump()
+    assert held_unopened(b)
+    a.crash()
+    a.is_store_held = False
+    a.start()
+    world.loses = lambda *_: False
+    world.connect(a, b)
+    a.send("d1", b"later")
+    world.advance(1)
+    assert not held_unopened(b)
+    assert b.read().payloads == [b"later"]
+
+
+def test_what_is_held_unopened_ends_with_its_lifetime() -> None:
+    world, a, b = linked()
+    world.loses = without_offers
+    a.send("d1", b"x", lifetime_ms=20_000)
+    world.advance(10)
+    assert held_unopened(b)
+    world.advance(15)
+    assert not held_unopened(b)

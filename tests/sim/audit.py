@@ -94,8 +94,11 @@ def _check_ends(hosts: dict[str, Host], ledger: Ledger) -> None:
         record = host.database.read(ReadTrace(ref))
         if record is None:
             raise BrokenPromise(f"{sent.source} knows nothing of message {sent.uid}")
-        state = host.life.node._clients._parts.views.trace(ref, index, record, host.now())["state"]
+        told = host.life.node._clients._parts.views.trace(ref, index, record, host.now())
+        state, events = told["state"], [(event["event"], event["reason"]) for event in told["events"]]
         if state in ("consumed", "delivered") and ledger.readers_of(sent) and not ledger.is_acked(sent):
-            raise BrokenPromise(f"message {sent.uid} of {sent.source} shows as {state}, and nobody has acked it")
+            raise BrokenPromise(
+                f"message {sent.uid} of {sent.source} shows as {state}, and nobody has acked it: {events}"
+            )
         if sent.lifetime_ms >= LONG_MS and state != "consumed" and ledger.readers_of(sent):
-            raise BrokenPromise(f"message {sent.uid} of {sent.source} shows as {state}, and it is consumed")
+            raise BrokenPromise(f"message {sent.uid} of {sent.source} shows as {state}, and it is consumed: {events}")
