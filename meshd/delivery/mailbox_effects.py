@@ -26,7 +26,7 @@ class Limits:
 
 @attrs.frozen
 class Backlog:
-    """What was on disk at one priority when the daemon started: at least up to ``last_offset``."""
+    """What was on disk at one priority when the daemon started: up to ``last_offset``."""
 
     priority: Priority
     last_offset: int

@@ -67,8 +67,7 @@ class Mailboxes:
         """Take up the last life's mail and cursors."""
         backlogs: dict[str, list[Backlog]] = {}
         for box in snapshot.mailboxes:
-            backlog = Backlog(box.priority, box.first_offset + box.messages - 1)
-            backlogs.setdefault(box.service, []).append(backlog)
+            backlogs.setdefault(box.service, []).append(Backlog(box.priority, box.last_offset))
         consumers: dict[str, dict[str, bytes]] = {}
         for key, state in snapshot.facts.get(FACT_KIND, {}).items():
             service, consumer = parse_fact_key(key)

@@ -159,11 +159,12 @@ def read_expired(connection: apsw.Connection, ask: ReadExpiredInbox) -> tuple[li
 def read_mailboxes(connection: apsw.Connection) -> tuple[Mailbox, ...]:
     """What each service has waiting, for the snapshot."""
     return tuple(
-        Mailbox(service=service, priority=Priority(priority), first_offset=first, messages=messages, bytes=size)
-        for service, priority, messages, size, first in connection.execute(
+        Mailbox(service=service, priority=Priority(priority), last_offset=last, messages=messages, bytes=size)
+        for service, priority, messages, size, last in connection.execute(
             """SELECT service, priority, messages, bytes,
-                      (SELECT min(first_offset) FROM inbox WHERE inbox.service = mailbox.service
-                       AND inbox.priority = mailbox.priority AND first_offset IS NOT NULL)
+                      (SELECT first_offset + count - 1 FROM inbox WHERE inbox.service = mailbox.service
+                       AND inbox.priority = mailbox.priority AND first_offset IS NOT NULL
+                       ORDER BY first_offset DESC LIMIT 1)
                FROM mailbox ORDER BY service, priority"""
         )
     )

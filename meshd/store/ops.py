@@ -326,11 +326,11 @@ class Backlog:
 
 @attrs.frozen(kw_only=True)
 class Mailbox:
-    """What a service's inbox holds at one priority: released rows only."""
+    """What a service's inbox holds at one priority, up to ``last_offset``: released rows only."""
 
     service: str
     priority: Priority
-    first_offset: int
+    last_offset: int
     messages: int
     bytes: int
 

@@ -5,10 +5,13 @@ from collections import deque
 import attrs
 import pytest
 
+from meshd.delivery.mailbox import MAX_RUN
 from meshd.ids import Priority
 from meshd.links.events import FramesReceived
 from meshd.node.requests import Acknowledge, AddCredit
+from meshd.node.step import next_epoch
 from meshd.store.ops import PutInbox
+from meshd.wire import codec
 from meshd.wire.bundle import decode_head, encode_head
 from meshd.wire.frames import Ack, BundleFrame, Kind, Part, Routed
 from tests.node.harness import Device, World
@@ -376,6 +379,23 @@ class TestReaders:
         again = b.read()
         assert again.payloads == [b"2", b"3"]
         assert all(message.redelivered for message in again.messages)
+
+    def test_no_offset_is_given_twice_where_lives_are_no_longer_counted(self) -> None:
+        world, a, b = linked()
+        _, fact = next_epoch(b.database.snapshot(), world.rng)
+        random_part = codec.decode(fact.value)[1]
+        b.database.apply([(0, [attrs.evolve(fact, value=codec.encode([MAX_RUN, random_part]))])], world.now_ms)
+        b.crash()
+        world.connect(a, b)
+        a.send("d1", b"1")
+        a.send("d1", b"2", ephemeral=True)  # it takes an offset, and leaves a hole
+        a.send("d1", b"3")
+        b.crash()
+        world.connect(a, b)
+        a.send("d1", b"4")
+        reader = b.read()
+        assert reader.payloads == [b"1", b"3", b"4"]
+        assert len({message.offset for message in reader.messages}) == 3
 
     def test_one_client_at_a_time_reads_as_a_consumer(self) -> None:
         _, _, b = linked()

@@ -53,7 +53,7 @@ def test_a_held_row_is_released_once() -> None:
     assert mail(database, 0) == [inbox_row(1, first_offset=40, late=True, missing=b"note")]
     assert database.snapshot().held == ()
     assert database.snapshot().mailboxes == (
-        Mailbox(service="notes", priority=Priority.NORMAL, first_offset=40, messages=10, bytes=10),
+        Mailbox(service="notes", priority=Priority.NORMAL, last_offset=49, messages=10, bytes=10),
     )
 
 
@@ -64,7 +64,7 @@ def test_mailboxes_and_usage_follow_every_change() -> None:
     commit(database, DeleteInbox(tuple(range(1, 51))), DeleteInbox((50, 51, 1_000)))
     snapshot = database.snapshot()
     assert snapshot.mailboxes == (
-        Mailbox(service="notes", priority=Priority.NORMAL, first_offset=520, messages=490, bytes=4_900),
+        Mailbox(service="notes", priority=Priority.NORMAL, last_offset=1_009, messages=490, bytes=4_900),
     )
     assert snapshot.inbox_usage == {ANNA: 4_900, BERT: 7}
     assert snapshot.next_inbox_row == 102
