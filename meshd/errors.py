@@ -71,7 +71,9 @@ CATALOGUE: dict[str, Explanation] = {
     ),
     "E_BUSY": Explanation("The daemon has too much in hand for this request.", "Try again in a moment."),
     "E_UNREACHABLE": Explanation("There is no path to the device now.", "See: meshctl peers. Durable messages wait."),
-    "E_UNKNOWN_MESSAGE": Explanation("No record of this message here.", "Ids are kept for 7 days, on the sender."),
+    "E_UNKNOWN_MESSAGE": Explanation(
+        "No device that could be asked has a record of it.", "Records are kept for 7 days. Is the id whole?"
+    ),
     "E_LEASED": Explanation(
         "Another client is reading with this consumer name.", "Stop it, or choose another --consumer name."
     ),

@@ -42,6 +42,8 @@ PURE = (
     "node/chronicle.py",
     "node/insight.py",
     "node/echo.py",
+    "node/inquiries.py",
+    "node/traces.py",
     "node/followers.py",
     "node/clients.py",
     "node/effects.py",

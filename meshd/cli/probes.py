@@ -71,7 +71,8 @@ def trace(session: Session, message_id: str) -> None:
 
     Where it was, when, and why it waited.
 
-    ID is what `meshctl send` printed. Ids are kept for 7 days, on the sender.
+    ID is what `meshctl send` printed. Every device is asked; those that can't be are named. Records
+    are kept for 7 days.
     """
     answer = session.ask("trace", {"id": message_id})
     if session.as_json:
@@ -80,12 +81,17 @@ def trace(session: Session, message_id: str) -> None:
     fields = fields_of(answer)
     screen.line(f"{screen.paint(fields.text('id'), bold=True)}: {screen.printable(fields.text('state'))}")
     events = fields.rows("events")
-    if not events:
-        return
-    screen.table(
-        ("WHEN", "EVENT", "DEVICE", "WHY"),
-        [(_moment(row), row.text("event"), row.text_or("device", "-"), _why(row)) for row in events],
-    )
+    if events:
+        screen.table(
+            ("WHEN", "EVENT", "DEVICE", "WHY"),
+            [(_moment(row), row.text("event"), row.text_or("device", "-"), _why(row)) for row in events],
+        )
+    unasked = fields.rows("unasked")
+    if unasked:
+        screen.line()
+        screen.hint("What these devices know of it is missing; ask again when they can be reached:")
+    for row in unasked:
+        screen.hint(f"  {screen.printable(row.text('device'))}: {screen.printable(row.text('reason'))}")
 
 
 def _moment(row: Fields) -> str:

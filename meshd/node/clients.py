@@ -37,6 +37,7 @@ from meshd.node.requests import (
     Subscribe,
 )
 from meshd.node.spool import Spool
+from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
 from meshd.store.ops import ReadKey, ReadTrace, TraceRecord
@@ -82,6 +83,7 @@ class Parts:
     chronicle: Chronicle
     insight: Insight
     views: Views
+    traces: Traces
 
 
 class Clients:
@@ -230,19 +232,19 @@ class Clients:
         if follower is not None and not follower.pending:
             return  # answered meanwhile
         # Of what came from elsewhere the journal alone knows, and not how many messages it was.
-        if record is None or (record.state is not None and read.index >= record.messages):
+        is_no_message = record is not None and record.state is not None and read.index >= record.messages
+        if is_no_message or (record is None and follower is not None):
             error = MeshdError("E_UNKNOWN_MESSAGE", "This device has no record of the message.")
             if follower is not None:
                 self._parts.followers.fail(turn, follower, error)
             else:
                 turn.answer(request, Failure(error))
-        elif follower is not None:
+        elif follower is not None and record is not None:
             self._parts.followers.reach(turn, read.ref, self._stage_on_disk(record), record.reason)
             if follower.pending and record.state == "delivered":
                 self._parts.spool.watch(read.ref, record)
-        else:
-            views = self._parts.views
-            turn.answer(request, Result(views.trace(read.ref, read.index, record, turn.now)))
+        elif isinstance(request, Query):
+            self._parts.traces.start(turn, request, read.ref, read.index, record, self._parts.peers)
 
     def _stage_on_disk(self, record: TraceRecord) -> Stage:
         sent = any(entry.event == "sent" for entry in record.journal)

@@ -11,6 +11,7 @@ from meshd.node.requests import Port, Query, Reply
 from meshd.store.ops import Op, Read
 from meshd.transport.base import Address
 from meshd.wire.frames import BundleFrame, Frame
+from meshd.wire.inquiry import Topic
 
 
 @attrs.frozen
@@ -163,6 +164,29 @@ class StartJoin:
 
 
 @attrs.frozen
+class InquiryEnded:
+    """What an Inquire event with this ticket has found: decoded answers, and why others did not answer."""
+
+    ticket: int
+    answers: dict[NodeId, Any]
+    silent: dict[NodeId, str]
+
+
+@attrs.frozen
+class Assist:
+    """Do what a peer asks for and the node can't: an event Assisted with source and token follows.
+
+    ``argument`` is what the topic has; ``remote`` where the peer's link comes from, None without one.
+    """
+
+    source: NodeId
+    token: int
+    topic: Topic
+    argument: Any
+    remote: Address | None
+
+
+@attrs.frozen
 class Examine:
     """Answer a request about what the node does not know itself: its configuration and its surroundings."""
 
@@ -198,5 +222,7 @@ Effect: TypeAlias = (
     | AdmitAnswer
     | StartJoin
     | Examine
+    | Assist
+    | InquiryEnded
     | Log
 )

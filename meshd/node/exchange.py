@@ -13,6 +13,7 @@ from meshd.links.events import FramesReceived
 from meshd.node.arriving import Arriving
 from meshd.node.echo import Echoes
 from meshd.node.effects import CloseLink, DataAcked
+from meshd.node.inquiries import ANSWER_LABEL, QUESTION_LABEL, Inquiries
 from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
 from meshd.node.routes import Routes
@@ -34,6 +35,7 @@ class Exchange:
     echoes: Echoes
     routes: Routes
     sessions: OutgoingSessions
+    inquiries: Inquiries
     _floors_due: dict[tuple[NodeId, Priority], Number] = attrs.field(factory=dict, init=False)
     """The number that a floor has to reach until nothing can wait in vain."""
     _floors_untold: set[tuple[NodeId, Priority]] = attrs.field(factory=set, init=False)
@@ -118,6 +120,10 @@ class Exchange:
                 back = self.peers.toward(source)
                 if offer is not None and back is not None:
                     turn.send(back.number, Routed(self.membership.me, source, MAX_HOPS, Kind.OFFER, offer))
+            case Kind.QUESTION:
+                self.inquiries.asked(turn, source, self._body(link, frame, public_key, QUESTION_LABEL), self.peers)
+            case Kind.ANSWER:
+                self.inquiries.answered(turn, source, self._body(link, frame, public_key, ANSWER_LABEL))
             case Kind.STALE_EPOCH:
                 stale = open_stale_epoch(public_key, frame.body)
                 self._check_for_us(stale.source)

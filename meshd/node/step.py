@@ -28,12 +28,14 @@ from meshd.node.effects import (
     Effect,
     EpochStored,
     Fail,
+    InquiryEnded,
     LeavePeer,
     LocalReceipt,
     SeekPeer,
 )
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
+from meshd.node.inquiries import Assisted, Inquire, Inquiries
 from meshd.node.insight import Insight
 from meshd.node.linking import Linking
 from meshd.node.mailboxes import Mailboxes
@@ -44,6 +46,7 @@ from meshd.node.peers import Peers
 from meshd.node.requests import Request
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
+from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
 from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
@@ -145,6 +148,8 @@ class Node:
             quota_bytes=settings.quota_bytes,
             dialer=dialer,
         )
+        self._inquiries = Inquiries(self.membership, self._tickets, rng, self._views.wall)
+        self._traces = Traces(self.membership, self._inquiries, self._views)
         parts = Parts(
             membership=self.membership,
             admissions=self.admissions,
@@ -158,6 +163,7 @@ class Node:
             chronicle=self._chronicle,
             insight=Insight(membership=self.membership, peers=self.peers, routes=self._routes, dialer=dialer),
             views=self._views,
+            traces=self._traces,
         )
         self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
@@ -169,6 +175,7 @@ class Node:
             arriving=self._arriving,
             echoes=self._echoes,
             sessions=self._sessions,
+            inquiries=self._inquiries,
         )
         self._linking = Linking(
             membership=self.membership,
@@ -226,6 +233,7 @@ class Node:
             self._mailboxes.next_deadline(),
             self._arriving.next_deadline(),
             self._echoes.next_deadline(),
+            self._inquiries.next_deadline(),
             self._routes.next_deadline(),
             self.membership.next_deadline(),
             self._purge_at,
@@ -239,6 +247,7 @@ class Node:
         self._mailboxes.poll(turn)
         self._arriving.poll(turn)
         self._echoes.poll(turn, self.peers)
+        self._inquiries.poll(turn)
         rotation = self.membership.next_deadline()
         if rotation is not None and rotation <= turn.now:
             self.membership.refresh_card(turn, self.peers)
@@ -267,6 +276,11 @@ class Node:
         self.spool.plan(turn, self.peers)
         self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
+        for findings in self._inquiries.take_finished():
+            if findings.ticket is None:
+                self._traces.finished(turn, findings)
+            else:
+                turn.emit(InquiryEnded(findings.ticket, findings.answers, findings.silent))
         self._chronicle.deliver(turn, self._views.moment)
         self._tickets.commit(turn)
         return turn.effects
@@ -327,6 +341,10 @@ class Node:
                 self.membership.listen(turn, event.reachable, self.peers)
             case AdmitDevice():
                 self.admissions.admit(turn, event, self.peers)
+            case Inquire():
+                self._inquiries.inquire(turn, event, self.peers)
+            case Assisted():
+                self._inquiries.assisted(turn, event, self.peers)
             case JoinEnded():
                 self.admissions.join_ended(turn, event)
 
@@ -395,5 +413,7 @@ class Node:
             self._exchange.owe_floors(self.spool.expired(turn, *answer))
         elif self._mailboxes.is_expiry(ticket):
             self._mailboxes.expired(turn, *answer)
-        elif not self._clients.loaded(turn, ticket, answer):
+        elif not self._clients.loaded(turn, ticket, answer) and not self._inquiries.loaded(
+            turn, ticket, answer, self.peers
+        ):
             self._mailboxes.loaded(turn, ticket, answer)

@@ -18,6 +18,25 @@ from meshd.store.ops import TraceRecord
 from meshd.transport.base import Address
 
 
+@attrs.frozen
+class Told:
+    """An event in a message's life: ``at`` mesh-local seconds of this device."""
+
+    at: float
+    device: str
+    event: str
+    reason: str | None
+    detail: str | None
+
+
+@attrs.frozen
+class Unasked:
+    """A device whose part of a message's life is not known, and why."""
+
+    device: str
+    reason: str
+
+
 @attrs.frozen(kw_only=True)
 class Views:
     """Reads, never changes. ``dialer`` tells what a peer's dialer knows; ``wall`` is the wall clock, for people."""
@@ -132,28 +151,33 @@ class Views:
             return "no-path"
         return paused or "awaiting-receipt"
 
-    def trace(self, ref: BundleRef, index: int, record: TraceRecord, now: float) -> dict[str, Any]:
-        """``meshctl trace``: what this device knows. Times are shown on the wall clock of now."""
-        device = self.membership.name_of(self.membership.me)
-        state = record.state
-        journal = record.journal
+    def trace(
+        self,
+        ref: BundleRef,
+        index: int,
+        record: TraceRecord | None,
+        source_state: str | None,
+        told: list[Told],
+        unasked: list[Unasked],
+        now: float,
+    ) -> dict[str, Any]:
+        """``meshctl trace``: what all devices tell together. Times are shown on the wall clock of now.
+
+        Args:
+            record: what this device knows; source_state: what the source says, when that is another device.
+        """
+        state = source_state if record is None or record.state is None else record.state
         if state == "pending":
-            state = "sent" if any(entry.event == "sent" for entry in journal) else "accepted"
-        elif state == "delivered":
+            state = "sent" if any(entry.event == "sent" for entry in told) else "accepted"
+        elif state == "delivered" and record is not None and record.state is not None:
             state = self.spool.stage_of_delivered(record).name.lower()
+        elif state == "delivered" and any(entry.event == "consumed" for entry in told):
+            state = "consumed"
         elif state is None:
-            state = "arrived" if journal else "unknown"
-        events = [
-            {
-                "at": self.moment(entry.at_ms / 1000, now),
-                "device": device,
-                "event": entry.event,
-                "reason": entry.reason,
-                "detail": entry.detail,
-            }
-            for entry in journal
-        ]
-        return {"id": format_message_id(ref, index), "state": state, "events": events}
+            state = "arrived" if any(entry.event == "arrived" for entry in told) else "passed-on"
+        events = [{**attrs.asdict(entry), "at": self.moment(entry.at, now)} for entry in told]
+        unasked_rows = [attrs.asdict(row) for row in unasked]
+        return {"id": format_message_id(ref, index), "state": state, "events": events, "unasked": unasked_rows}
 
     def events(self, count: int, now: float) -> list[dict[str, Any]]:
         """``meshctl events``: the last ``count`` that are kept, the oldest first."""

@@ -223,6 +223,8 @@ class Kind:
     NEED_OFFER = 3
     STALE_EPOCH = 4
     FLOOR = 5
+    QUESTION = 6
+    ANSWER = 7
 
 
 @attrs.frozen

@@ -270,6 +270,10 @@ def test_trace_tells_a_life(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     assert odd.startswith("1e+30")
     assert daemon.arguments("trace") == {"id": MESSAGE_ID}
     assert meshctl("trace", MESSAGE_ID, "--json").document == life
+    daemon.answers["trace"] = life | {"unasked": [{"device": "garage", "reason": "there is no path to it now"}]}
+    shown = meshctl("trace", MESSAGE_ID).out.splitlines()
+    assert shown[-1] == "  garage: there is no path to it now"
+    assert "missing" in shown[-2]
 
 
 def test_an_id_that_is_none_is_usage(meshctl: Meshctl, daemon: FakeDaemon) -> None:

@@ -49,6 +49,9 @@ def test_messages_receipts_and_pings_cross_a_line_of_four(lab: Make) -> None:
     sent = a.ctl("send", "d", "end to end", "--wait", "delivered")
     assert receive(d, 1) == ["end to end"]
     eventually(lambda: a.ctl("trace", sent["id"])["state"] == "consumed", within_s=ROUTE_S, what="a knows")
+    trace = a.ctl("trace", sent["id"])
+    assert trace["unasked"] == []
+    assert {"a", "d"} < {event["device"] for event in trace["events"]}, "the hops in between tell their part too"
     assert a.ctl("ping", "d")["path"] == ["a", "b", "c", "d"]
     d.ctl("send", "a", "and back")
     assert receive(a, 1) == ["and back"]

@@ -47,11 +47,11 @@ def test_every_stage_is_told() -> None:
     assert a.result(waiting["delivered"])["state"] == "delivered"
     assert a.query("trace", ids[1])["state"] == "delivered"
     assert a.replies(waiting["consumed"]) == []
-    assert [b.query("trace", id)["state"] for id in ids] == ["arrived", "arrived"]
+    assert [b.query("trace", id)["state"] for id in ids] == ["delivered", "delivered"], "as the sender says"
     b.read().ack()
     assert a.result(waiting["consumed"])["state"] == "consumed"
     assert a.query("trace", ids[1])["state"] == "consumed"
-    events = [event["event"] for event in a.query("trace", ids[0])["events"]]
+    events = [event["event"] for event in a.query("trace", ids[0])["events"] if event["device"] == "d0"]
     assert events == ["accepted", "sent", "delivered", "consumed"]
 
 
