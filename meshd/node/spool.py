@@ -146,10 +146,23 @@ class Spool:
         """Routes have changed: look at every destination."""
         self._dirty |= self._queues.keys()
 
-    def give_up(self, destination: NodeId) -> None:
-        """The destination left the mesh: its mail is refused, as it comes into memory."""
-        self._given_up.add(destination)
-        self.touch(destination)
+    def give_up(self, turn: Turn, node: NodeId) -> None:
+        """A device left the mesh. Mail for it is refused, and what others hold of it let go, as it comes into memory.
+
+        Whoever has heard of the removal turns away what that device sent: it would wait, and hold up the
+        mail of others behind it, until its lifetime ends.
+        """
+        self._given_up.add(node)
+        self.touch(node)
+        for queue in self.queues():
+            if not queue.own:
+                for waiting in (*queue.in_flight.values(), *queue.ready):
+                    if decode_head(waiting.head).flow.source == node:
+                        self._let_go(turn, queue, waiting, "removed")
+
+    def take_back(self, node: NodeId) -> None:
+        """A device is in the mesh: for the first time, or because what removed it turned out to be void."""
+        self._given_up.discard(node)
 
     # --- sending
 
@@ -245,6 +258,8 @@ class Spool:
         queue = load.queue
         complete = not rows or (len(rows) < _LOAD_ROWS and sum(len(row.body) for row in rows) < _LOAD_BYTES)
         rows = [row for row in rows if row.expires_ms > turn.now_ms]  # the others' end is on its way
+        if not queue.own and load.generation == queue.generation:
+            rows = self._without_orphans(turn, queue, rows)
         if queue.destination not in (self._me, *self._given_up):
             if recipient is None:  # its card has not come yet: touched again when it does
                 unsealed = next((index for index, row in enumerate(rows) if row.head is None), len(rows))
@@ -262,6 +277,14 @@ class Spool:
         self._arrived(turn, queue, queue.arrived_before())
         if rows or complete:  # else it would be read again at once, and in vain
             self.touch(queue.destination)
+
+    def _without_orphans(self, turn: Turn, queue: SpoolQueue, rows: list[SpoolRow]) -> list[SpoolRow]:
+        """Let go of others' bundles whose source left the mesh."""
+        for row in rows:
+            if row.source in self._given_up:
+                queue.discount(row.messages, row.size_bytes)
+                self._end_custody(turn, row.row, row.ref, "removed")
+        return [row for row in rows if row.source not in self._given_up]
 
     def _seal(self, turn: Turn, row: SpoolRow, recipient: Recipient, roots: dict[bytes, Op]) -> SpoolRow:
         flow = Flow(self._me, row.destination, row.priority)
@@ -367,11 +390,14 @@ class Spool:
     def _let_go(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, reason: str) -> None:
         """Our custody of a bundle ends."""
         queue.finish(waiting)
-        self._note_finished(waiting.row)
         self.custody.forget([waiting.bundle])
-        self.custody.end(waiting.row)
-        turn.lazy_ops.append(DeleteSpool((waiting.row,)))
-        turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, "custody-ended", reason))
+        self._end_custody(turn, waiting.row, waiting.ref, reason)
+
+    def _end_custody(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
+        self._note_finished(row)
+        self.custody.end(row)
+        turn.lazy_ops.append(DeleteSpool((row,)))
+        turn.journal.append(JournalEntry(ref, turn.now_ms, "custody-ended", reason))
 
     def _turned_away(self, turn: Turn, link: Link, bundle: BundleId, retry_s: float, code: str) -> None:
         unacked = link.acked(bundle)

@@ -294,7 +294,9 @@ class Node:
         self._routes.members_changed(turn, news)
         for node in news:
             if self.membership.public_key(node) is None:
-                self.spool.give_up(node)
+                self.spool.give_up(turn, node)
+            else:
+                self.spool.take_back(node)
         if self._me in news and self.membership.public_key(self._me) is None:
             turn.log("warning", "this device was removed from the mesh")
             turn.emit(Announce(None))

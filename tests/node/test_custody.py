@@ -1,6 +1,6 @@
 """Others' bundles: kept until the next hop has them, and not a moment after nobody can want them."""
 
-from meshd.node.requests import Reply, Result
+from meshd.node.requests import Remove, Reply, Result
 from meshd.wire.frames import STALE_EPOCH, Ack, BundleFrame, Refused
 from tests.node.harness import Device, World
 
@@ -56,3 +56,47 @@ def test_only_the_destination_itself_says_so() -> None:
         stale = Ack((), (), tuple(Refused(bundle, STALE_EPOCH) for bundle in toward_c.unacked))
         world.inject(c, b, stale)
         assert sum(queue.messages for queue in b.node.spool.queues_for(world.devices[int(name[1])].id)) == kept
+
+
+def of_two_sources() -> tuple[World, Device, Device, Device]:
+    """``a``, an admin, and ``d`` have sent to ``c`` over ``b``, which holds both."""
+    world = World(4)
+    a, b, c, d = world.devices
+    for one, other in ((a, b), (b, c), (b, d)):
+        world.connect(one, other)
+    world.advance(5)
+    world.loses = lambda sender, _, frame: sender is b and isinstance(frame, BundleFrame)
+    d.send("d2", b"of one that leaves")
+    a.send("d2", b"of one that stays")
+    world.flush()
+    assert b.node.spool.messages == 2
+    return world, a, b, c
+
+
+def test_what_a_removed_device_sent_is_let_go() -> None:
+    world, a, b, c = of_two_sources()
+    reader = c.read()
+    a.ask(Remove, device="d3")
+    assert b.node.spool.messages == 1
+    world.loses = lambda *_: False
+    world.advance(20)
+    assert reader.payloads == [b"of one that stays"]
+    world.flush()
+    b.crash()
+    assert (b.node.spool.messages, b.node.spool.size_bytes) == (0, 0)
+
+
+def test_what_a_removed_device_sent_is_let_go_from_the_disk_too() -> None:
+    world, a, b, c = of_two_sources()
+    world.disconnect(b, c)
+    reader = c.read()
+    a.ask(Remove, device="d3")
+    b.crash()
+    assert b.node.spool.messages == 2  # on disk only, and there is no path
+    world.loses = lambda *_: False
+    world.connect(b, c)
+    world.advance(20)
+    assert reader.payloads == [b"of one that stays"]
+    world.flush()
+    b.crash()
+    assert (b.node.spool.messages, b.node.spool.size_bytes) == (0, 0)
