@@ -30,7 +30,7 @@ from meshd.trust.seal import (
 )
 from meshd.wire import codec
 from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content
-from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, NOT_AUTHENTIC, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed
 
 RETRY_AFTER_MS = 5_000
 _HOLD_SHARE = 0.75
@@ -158,7 +158,7 @@ class Arriving:
             plaintext = session.open(arrival.frame.head, head.counter, arrival.frame.body)
         except RemoteProtocolError:
             self.unauthentic += 1
-            turn.turned_away[arrival.link.number].append(Refused(arrival.id, "not-authentic"))
+            turn.turned_away[arrival.link.number].append(Refused(arrival.id, NOT_AUTHENTIC))
             turn.log("warning", "bundle not authentic", source=source, link=arrival.link.number)
             return None
         if self._sessions.must_store(source, head.session):

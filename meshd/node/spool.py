@@ -34,11 +34,12 @@ from meshd.store.ops import (
 )
 from meshd.wire.bundle import decode_head
 from meshd.wire.codec import encode
-from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, NOT_AUTHENTIC, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
 
 _LOAD_ROWS = 512
 _LOAD_BYTES = 4 * 1024 * 1024
 _EXPIRE_ROWS = 512
+_FINAL = frozenset((STALE_EPOCH, NOT_AUTHENTIC))
 REFUSED_RETRY_S = 60.0
 """A hop that refuses a bundle (it does not know the source, or no route) is asked again after this long."""
 
@@ -356,8 +357,8 @@ class Spool:
         for bundle in ack.stored:
             self._taken_over(turn, link, bundle, "passed-on")
         for refused in ack.refused:  # first of all: what is busy rewinds the queue that they are in flight of
-            if self._is_stale(link, refused):
-                self._taken_over(turn, link, refused.bundle, STALE_EPOCH)
+            if self._is_final(link, refused):
+                self._taken_over(turn, link, refused.bundle, refused.code)
         for busy in ack.busy:
             self._turned_away(turn, link, busy.bundle, busy.retry_after_ms / 1000, "busy")
         for refused in ack.refused:
@@ -367,15 +368,16 @@ class Spool:
         link.waiting.clear()
 
     @staticmethod
-    def _is_stale(link: Link, refused: Refused) -> bool:
-        """Whether the destination itself says, of another's bundle, that it is done with its epoch for good.
+    def _is_final(link: Link, refused: Refused) -> bool:
+        """Whether the destination itself says, of another's bundle, that it will never take these bytes.
 
-        A bundle can travel two ways: it came the other way before its source started again.
+        A bundle can travel two ways: it came the other way before its source started again. One that is not
+        authentic may be a hop's work: its source has the true one, and sends it again.
         """
         unacked = link.unacked.get(refused.bundle)
         if unacked is None or unacked.own:  # our own end by the destination's signed notice
             return False
-        return refused.code == STALE_EPOCH and unacked.destination == link.peer
+        return refused.code in _FINAL and unacked.destination == link.peer
 
     def _taken_over(self, turn: Turn, link: Link, bundle: BundleId, reason: str) -> None:
         """The hop answered for good: what is not our own is our business no longer."""
@@ -404,6 +406,8 @@ class Spool:
         if unacked is None or unacked.row == NO_ROW:
             return
         queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
+        if unacked.row not in queue.in_flight:  # it has ended meanwhile, or waits to be sent again: nothing to wait for
+            return
         if queue.paused_until <= turn.now:
             turn.log("info", "bundle turned away", peer=link.peer, reason=code, retry_s=retry_s)
         self._rewind(queue)

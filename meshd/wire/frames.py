@@ -194,6 +194,7 @@ class Busy:
     retry_after_ms: int
 
 
+NOT_AUTHENTIC = "not-authentic"
 STALE_EPOCH = "stale-epoch"
 """Refused by the destination: the number is of an epoch that it is done with, or never saw."""
 

@@ -1,7 +1,11 @@
 """Others' bundles: kept until the next hop has them, and not a moment after nobody can want them."""
 
+import attrs
+
+from meshd.ids import Number
 from meshd.node.requests import Remove, Reply, Result
-from meshd.wire.frames import STALE_EPOCH, Ack, BundleFrame, Refused
+from meshd.wire.bundle import decode_head, encode_head
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Refused
 from tests.node.harness import Device, World
 
 
@@ -56,6 +60,25 @@ def test_only_the_destination_itself_says_so() -> None:
         stale = Ack((), (), tuple(Refused(bundle, STALE_EPOCH) for bundle in toward_c.unacked))
         world.inject(c, b, stale)
         assert sum(queue.messages for queue in b.node.spool.queues_for(world.devices[int(name[1])].id)) == kept
+
+
+def test_what_its_destination_can_not_open_is_let_go_and_holds_nothing_up() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    reader = c.read()
+    a.send("d2", b"0")
+    [true] = [frame for frame in world.bundles if frame.hop_limit == MAX_HOPS - 1]
+    forged = attrs.evolve(true, body=bytes(len(true.body)), hop_limit=5)
+    head = decode_head(true.head)
+    later = attrs.evolve(head, number=Number(head.number.epoch, 9))
+    world.inject(a, b, attrs.evolve(forged, head=encode_head(later)))
+    assert "bundle not authentic" in c.events()
+    a.send("d2", b"1")
+    assert reader.payloads == [b"0", b"1"]
+    assert b.node.spool.messages == 0
 
 
 def of_two_sources() -> tuple[World, Device, Device, Device]:

@@ -13,7 +13,7 @@ from meshd.transport.base import Address
 from meshd.trust.card import sign_card
 from meshd.wire.frames import BundleFrame, Cards, Kind, Routed, Statements
 from tests.node.harness import DAY, Device, World
-from tests.trust.people import added, device
+from tests.trust.people import added, device, granted, removed
 
 
 def linked(count: int = 2) -> tuple[World, list[Device]]:
@@ -181,7 +181,6 @@ class TestEpochs:
         world.connect(a, b)
         assert a.code(stale) == "E_REFUSED"
         fresh = a.send("d1", b"new", wait="delivered")
-        world.advance(61)
         assert a.result(fresh)["state"] == "delivered"
         assert b.read().payloads == [b"0", b"1", b"2", b"new"]
 
@@ -196,6 +195,17 @@ class TestMembership:
         roster = added(world.roster, 0, 9)
         world.inject(a, b, Statements(roster.all_statements()))
         assert [one.node.membership.public_key(device(9).node_id) is not None for one in (b, c)] == [True] * 2
+
+    def test_a_device_whose_removal_turns_out_to_be_void_gets_mail_again(self) -> None:
+        world, (a, b, c) = linked(3)
+        roster = granted(world.roster, 0, 1)
+        shut_out = removed(roster, device(1), 2)
+        world.inject(c, a, Statements(shut_out.all_statements()))
+        assert a.code(a.send("d2", b"0")) == "E_UNKNOWN_DEVICE"
+        assert c.id not in a.links
+        world.inject(b, a, Statements(removed(shut_out, device(0), 1, honoured=0).all_statements()))
+        world.connect(a, c)
+        assert a.result(a.send("d2", b"1", wait="delivered"))["state"] == "delivered"
 
     def test_a_removed_device_is_shut_out_by_all_who_hear_of_it(self) -> None:
         world, (a, b, c) = linked(3)
