@@ -75,8 +75,13 @@ class SpoolQueue:
 
     @property
     def loaded_to(self) -> int:
-        """Every waiting row up to this one is in memory."""
+        """Every waiting row up to this one is in memory, but for those that may not leave."""
         return self._loaded_to
+
+    @property
+    def rows_in_memory(self) -> int:
+        """How many rows the window holds."""
+        return len(self.ready) + len(self.in_flight)
 
     @property
     def credit_bytes(self) -> int:
@@ -112,7 +117,7 @@ class SpoolQueue:
         self._grew_while_loading = self.loading
 
     def _is_window_full(self) -> bool:
-        return len(self.ready) + len(self.in_flight) >= WINDOW_ROWS or self._window_bytes >= WINDOW_BYTES
+        return self.rows_in_memory >= WINDOW_ROWS or self._window_bytes >= WINDOW_BYTES
 
     def _append(self, waiting: Waiting) -> None:
         self.ready.append(waiting)
@@ -129,14 +134,18 @@ class SpoolQueue:
         self._grew_while_loading = False
         return self.generation
 
-    def loaded(self, generation: int, rows: Iterable[Waiting], *, complete: bool) -> None:
-        """The answer to a read. ``complete`` when the disk had no more at that moment."""
+    def loaded(self, generation: int, rows: Iterable[Waiting], *, up_to: int, complete: bool) -> None:
+        """The answer to a read: what may leave of the rows ``up_to`` this one.
+
+        ``complete`` when the disk had no more at that moment.
+        """
         if generation != self.generation:
             return
         self.loading = False
         for waiting in rows:
             if waiting.row > self._loaded_to:
                 self._append(waiting)
+        self._loaded_to = max(self._loaded_to, up_to)
         self.on_disk = not complete or self._grew_while_loading
 
     def arrived_before(self) -> list[Waiting]:

@@ -155,11 +155,13 @@ class Spool:
         """
         self._given_up.add(node)
         self.touch(node)
-        for queue in self.queues():
-            if not queue.own:
-                for waiting in (*queue.in_flight.values(), *queue.ready):
-                    if decode_head(waiting.head).flow.source == node:
-                        self._let_go(turn, queue, waiting, "removed")
+        for queue in [queue for queue in self.queues() if not queue.own]:
+            for waiting in (*queue.in_flight.values(), *queue.ready):
+                if decode_head(waiting.head).flow.source == node:
+                    self._let_go(turn, queue, waiting, "removed")
+            if queue.rows > queue.rows_in_memory:  # some of them may have been passed over, as not to leave
+                self._rewind(queue)
+                self.touch(queue.destination)
 
     def take_back(self, node: NodeId) -> None:
         """A device is in the mesh: for the first time, or because what removed it turned out to be void."""
@@ -271,10 +273,11 @@ class Spool:
                 rows = [row if row.head is not None else self._seal(turn, row, recipient, roots) for row in rows]
                 turn.lazy_ops += roots.values()
         # One that may take no more hops is held, not dropped: it stays where it is until its time is over.
-        waiting = [_waiting(row) for row in rows if row.hop_limit > 0]
+        ends = queue.destination in self._given_up
+        waiting = [_waiting(row) for row in rows if row.hop_limit > 0 or ends]
         if not queue.own and load.generation == queue.generation:
             self.custody.remember(item.bundle for item in waiting)
-        queue.loaded(load.generation, waiting, complete=complete)
+        queue.loaded(load.generation, waiting, up_to=rows[-1].row if rows else 0, complete=complete)
         self._arrived(turn, queue, queue.arrived_before())
         if rows or complete:  # else it would be read again at once, and in vain
             self.touch(queue.destination)

@@ -69,7 +69,7 @@ class Queues(RuleBasedStateMachine):
     @rule()
     def answer(self) -> None:
         generation, rows, complete = self.read.popleft()
-        self.queue.loaded(generation, [waiting(row, self.disk.get(row, 1)) for row in rows], complete=complete)
+        self.queue.loaded(generation, [waiting(row, self.disk.get(row, 1)) for row in rows], up_to=0, complete=complete)
         for done in self.queue.arrived_before():
             del self.disk[done.row]
 
@@ -182,7 +182,7 @@ def test_each_retry_waits_twice_as_long_up_to_an_hour() -> None:
     waits = []
     for _ in range(14):
         if queue.wants_load():
-            queue.loaded(queue.start_load(), [waiting(1)], complete=True)
+            queue.loaded(queue.start_load(), [waiting(1)], up_to=1, complete=True)
         queue.send_next(0.0)
         due = queue.retry_at()
         assert due is not None
@@ -197,6 +197,6 @@ def test_rows_that_came_while_a_read_ran_are_read_next() -> None:
     queue.count(1, 2, 100, 1)
     generation = queue.start_load()
     queue.put(waiting(2), keep=True)
-    queue.loaded(generation, [waiting(1)], complete=True)
+    queue.loaded(generation, [waiting(1)], up_to=1, complete=True)
     assert queue.on_disk
     assert queue.loaded_to == 1

@@ -123,3 +123,24 @@ def test_what_a_removed_device_sent_is_let_go_from_the_disk_too() -> None:
     world.flush()
     b.crash()
     assert (b.node.spool.messages, b.node.spool.size_bytes) == (0, 0)
+
+
+def test_many_that_may_go_no_further_do_not_keep_the_disk_busy_and_hide_nothing() -> None:
+    world, a, b, c = with_a_copy_at_the_relay()
+    true = world.bundles[0]
+    head = decode_head(true.head)
+    for sequence in range(2, 600):
+        other = encode_head(attrs.evolve(head, number=Number(head.number.epoch, sequence)))
+        world.inject(a, b, attrs.evolve(true, hop_limit=0, head=other))
+    a.send("d2", b"1", service="other")
+    b.crash()
+    assert b.node.spool.messages == 600
+    world.loses = lambda *_: False
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    assert [c.read(service).payloads for service in ("box", "other")] == [[b"0"], [b"1"]]
+    assert b.node.spool.messages == 598
+    world.disconnect(b, c)
+    a.ask(Remove, device="d2")
+    assert b.node.spool.messages == 0
