@@ -1,6 +1,7 @@
 """When all is settled: what is left on disks and in memory must be nothing, or agree."""
 
 from meshd.ids import parse_message_id
+from meshd.node.views import Told
 from meshd.store.ops import ReadTrace
 from tests.sim.host import Host, Life
 from tests.sim.ledger import LONG_MS, BrokenPromise, Ledger
@@ -94,8 +95,12 @@ def _check_ends(hosts: dict[str, Host], ledger: Ledger) -> None:
         record = host.database.read(ReadTrace(ref))
         if record is None:
             raise BrokenPromise(f"{sent.source} knows nothing of message {sent.uid}")
-        told = host.life.node._clients._parts.views.trace(ref, index, record, host.now())
-        state, events = told["state"], [(event["event"], event["reason"]) for event in told["events"]]
+        told = [
+            Told(entry.at_ms / 1000, host.name, entry.event, entry.reason, entry.detail) for entry in record.journal
+        ]
+        views = host.life.node._clients._parts.views
+        state = views.trace(ref, index, record, None, told, [], host.now())["state"]
+        events = [(entry.event, entry.reason) for entry in record.journal]
         if state in ("consumed", "delivered") and ledger.readers_of(sent) and not ledger.is_acked(sent):
             raise BrokenPromise(
                 f"message {sent.uid} of {sent.source} shows as {state}, and nobody has acked it: {events}"
