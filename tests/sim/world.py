@@ -1,5 +1,6 @@
 """A run: a mesh, apps, faults drawn by a seed, then peace, and the account of what was promised."""
 
+import itertools
 import random
 from functools import partial
 
@@ -168,7 +169,15 @@ class World:
                 owed.append(f"{host.name} has {rows} rows in its inbox")
         if self._sending:
             owed.append("apps are sending")
-        return owed
+        return owed + self._unlinked()
+
+    def _unlinked(self) -> list[str]:
+        inside = [host for host in self.hosts if not host.is_removed]
+        return [
+            f"{one.name} has no link to {other.name}"
+            for one, other in itertools.permutations(inside, 2)
+            if one.life is not None and one.life.node.peers.link_to(other.identity.node_id) is None
+        ]
 
 
 __all__ = ["Disk", "Outcome", "Rule", "World", "run_seed"]
