@@ -35,6 +35,7 @@ from meshd.logs import configure, get_logger
 from meshd.node.clients import Listening
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
+from meshd.node.premises import Site
 from meshd.node.step import Node, Settings, next_epoch
 from meshd.store.database import Database
 from meshd.store.ops import PutFact
@@ -46,6 +47,7 @@ from meshd.transport.websocket import WebsocketTransport
 from meshd.trust.identity import Identity, load_or_create
 
 STOP_SECONDS = 4.5
+SOCKET_NAME = "meshd.sock"
 EXIT_FAILED, EXIT_USAGE, EXIT_RUNNING = 1, 2, 3
 _EXITS = {"E_CONFIG": EXIT_USAGE, "E_RUNTIME_DIR": EXIT_USAGE, "E_RUNNING": EXIT_RUNNING, "E_USAGE": EXIT_USAGE}
 
@@ -258,6 +260,12 @@ class _Daemon:
                 static=self._config.discovery.static,
                 discovery=self._discovery if self._config.discovery.mdns else None,
                 named_interfaces=self._config.discovery.interfaces,
+                site=Site(
+                    state_dir=options.state_dir,
+                    socket_path=options.runtime_dir / SOCKET_NAME,
+                    socket_mode=self._config.api.mode,
+                    quota_bytes=self._config.store.quota_bytes,
+                ),
                 settings=lambda: [setting.plain() for setting in self._settings],
             ),
         )
@@ -304,7 +312,7 @@ class _Daemon:
         nursery.start_soon(watch_network, self._inbox.send)
         nursery.start_soon(watch_resume, self._inbox.send)
         api = self._config.api
-        path = str(self._options.runtime_dir / "meshd.sock")
+        path = str(self._options.runtime_dir / SOCKET_NAME)
         await nursery.start(Server(self._inbox).serve, SocketSettings(path, api.group or None, api.mode))
         nursery.start_soon(watchdog, lambda: self.loop.turns, self._inbox)
         device = to_text(self.loop.node.identity.node_id)

@@ -44,6 +44,7 @@ PURE = (
     "node/echo.py",
     "node/inquiries.py",
     "node/traces.py",
+    "node/verdicts.py",
     "node/followers.py",
     "node/clients.py",
     "node/effects.py",

@@ -61,7 +61,7 @@ _MAKERS: dict[str, Maker] = {
     "why": _why,
     "breaker-reset": _plain(requests.ResetBreaker),
     "events": _events,
-    **{name: _view(name) for name in ("status", "peers", "members", "queue", "routes", "graph", "config")},
+    **{name: _view(name) for name in ("status", "peers", "members", "queue", "routes", "graph", "config", "doctor")},
 }
 """Every operation that the node answers; ``version`` is the server's own."""
 

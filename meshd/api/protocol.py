@@ -346,6 +346,7 @@ OPERATIONS: dict[str, Shape] = {
     "routes": _nothing,
     "graph": _nothing,
     "config": _nothing,
+    "doctor": _nothing,
     "version": _nothing,
 }
 """Every operation, and the shape of its arguments."""

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, str] = {
     "trace": "meshd.cli.probes",
     "send": "meshd.cli.send",
     "receive": "meshd.cli.receive",
+    "doctor": "meshd.cli.doctor",
     "config": "meshd.cli.config",
     "errors": "meshd.cli.errors",
     "demo": "meshd.cli.demo",

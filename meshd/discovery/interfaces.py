@@ -16,9 +16,9 @@ import attrs
 # linux/netlink.h, linux/rtnetlink.h
 RTMGRP_LINK_AND_ADDRESSES = 0x1 | 0x10 | 0x100
 _RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_GETADDR = 16, 18, 20, 22
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP_INTERRUPTED, _NLM_F_DUMP = 0x1, 0x10, 0x300
-_HEADER = struct.Struct("=IHHII")
+NLMSG_ERROR, _NLMSG_DONE = 2, 3
+NLM_F_REQUEST, _NLM_F_DUMP_INTERRUPTED, _NLM_F_DUMP = 0x1, 0x10, 0x300
+HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -117,7 +117,7 @@ def parse_dump(links: Iterable[bytes], addresses: Iterable[bytes]) -> tuple[Inte
     usable: dict[int, list[InterfaceAddress]] = {}
     for body in addresses:
         family, prefix, flags, _, index = _ADDRESS.unpack_from(body)
-        values = dict(_attributes(body[_ADDRESS.size :]))
+        values = dict(attributes(body[_ADDRESS.size :]))
         raw = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS))
         if _IFA_FLAGS in values:
             flags = struct.unpack("=I", values[_IFA_FLAGS])[0]
@@ -130,7 +130,7 @@ def parse_dump(links: Iterable[bytes], addresses: Iterable[bytes]) -> tuple[Inte
     found = []
     for body in links:
         _, _, index, flags, _ = _LINK.unpack_from(body)
-        name = dict(_attributes(body[_LINK.size :])).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+        name = dict(attributes(body[_LINK.size :])).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
         flags &= _FLAGS_OF_INTEREST
         found.append(Interface(name, index, tuple(usable.get(index, ())), flags, kind_of(name, flags)))
     return tuple(sorted(found, key=lambda interface: interface.index))
@@ -139,24 +139,25 @@ def parse_dump(links: Iterable[bytes], addresses: Iterable[bytes]) -> tuple[Inte
 def _dump(netlink: socket.socket, request: int) -> tuple[list[bytes], bool]:
     """Return the bodies of a dump's messages, and whether nothing changed while it was made."""
     body = struct.pack("=Bxxx", socket.AF_UNSPEC) + bytes(12)
-    netlink.send(_HEADER.pack(_HEADER.size + len(body), request, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body)
+    netlink.send(HEADER.pack(HEADER.size + len(body), request, NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body)
     bodies: list[bytes] = []
     whole = True
     while True:
         data = netlink.recv(1 << 16)
-        while len(data) >= _HEADER.size:
-            length, kind, flags, _, _ = _HEADER.unpack_from(data)
+        while len(data) >= HEADER.size:
+            length, kind, flags, _, _ = HEADER.unpack_from(data)
             whole = whole and not flags & _NLM_F_DUMP_INTERRUPTED
-            message, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
+            message, data = data[HEADER.size : length], data[(length + 3) & ~3 :]
             if kind == _NLMSG_DONE:
                 return bodies, whole
-            if kind == _NLMSG_ERROR:
+            if kind == NLMSG_ERROR:
                 raise OSError(-struct.unpack_from("=i", message)[0], "netlink refused to list interfaces")
             if kind in (_RTM_NEWLINK, _RTM_NEWADDR):
                 bodies.append(message)
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a message: types and values (rtnetlink(7))."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
         if length < _ATTRIBUTE.size:

@@ -272,7 +272,7 @@ class Clients:
                 turn.answer(query, Result(self._parts.insight.graph(turn.now)))
             case "why":
                 turn.answer(query, Result(self._parts.insight.why(str(query.argument), turn.now)))
-            case "config":
+            case "config" | "doctor":
                 turn.emit(Examine(query))
             case _:
                 raise MeshdError("E_UNSUPPORTED", f"The daemon has no view called {query.view[:40]!r}.")

@@ -14,6 +14,7 @@ from meshd.config import StaticPeer
 from meshd.discovery.events import Announce as MdnsAnnounce
 from meshd.discovery.events import Members, NetworkChanged, PeerSeen, Resumed
 from meshd.discovery.interfaces import InterfaceKind
+from meshd.discovery.presence import places
 from meshd.discovery.static import static_sightings
 from meshd.errors import MeshdError
 from meshd.ids import NodeId, to_text
@@ -30,6 +31,7 @@ from meshd.node.effects import (
     AdmitAnswer,
     Announce,
     Answer,
+    Assist,
     CloseBreaker,
     CloseLink,
     Commit,
@@ -38,6 +40,7 @@ from meshd.node.effects import (
     Effect,
     Examine,
     Fail,
+    InquiryEnded,
     LeavePeer,
     LinkChosen,
     Load,
@@ -47,8 +50,10 @@ from meshd.node.effects import (
     SendControl,
     StartJoin,
 )
+from meshd.node.examinations import Examinations
 from meshd.node.inbox import Inbox
 from meshd.node.joining import Doorkeeper, join
+from meshd.node.premises import HERE, Site
 from meshd.node.requests import Result
 from meshd.node.step import Node
 from meshd.store.requests import Requests
@@ -76,6 +81,7 @@ class Surroundings:
         transports: by name. static: places that a person wrote down.
         discovery: where announcements and members go, when mDNS is on.
         named_interfaces: which interfaces a person allowed by name (``discovery.interfaces``).
+        site: what the doctor looks at on this machine.
         settings: every key of the configuration with its value and source, as plain data.
     """
 
@@ -87,6 +93,7 @@ class Surroundings:
     static: Sequence[StaticPeer] = ()
     discovery: trio.MemorySendChannel[Any] | None = None
     named_interfaces: Sequence[str] = ()
+    site: Site = HERE
     settings: Callable[[], list[dict[str, Any]]] = list
 
 
@@ -112,6 +119,16 @@ class Loop:
         )
         self.doorkeeper = Doorkeeper(
             node.membership, node.admissions, around.inbox, around.clock, around.rng, itertools.count(1)
+        )
+        self._examinations = Examinations(
+            node=node,
+            inbox=around.inbox,
+            transports=around.transports,
+            places=lambda: places(self._interfaces.interfaces, around.named_interfaces),
+            bound=lambda: self._listening.bound,
+            site=around.site,
+            multicast=around.discovery is not None,
+            rng=around.rng,
         )
         self._left = trio.Event()
         self.turns = 0
@@ -303,8 +320,14 @@ class Loop:
                         rng=self._around.rng,
                     )
                 )
-            case Examine(request=request):
+            case Examine(request=request) if request.view == "config":
                 request.port.reply_nowait(request.id, Result(self._around.settings()))
+            case Examine(request=request):
+                nursery.start_soon(self._examinations.examine, request)
+            case Assist():
+                nursery.start_soon(self._examinations.assist, effect)
+            case InquiryEnded():
+                self._examinations.inquiry_ended(effect)
             case Fail():
                 raise MeshdError(effect.error, f"The store failed: {effect.reason}.", "Start the daemon again.")
 

@@ -108,6 +108,7 @@ class Node:
         me = identity.node_id
         self._me = me
         self.identity = identity
+        self.dialer = dialer
         self.epoch = self._highest_epoch = epoch
         self._rng = rng
         self._started = now

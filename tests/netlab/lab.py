@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -211,7 +211,7 @@ class Host:
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         return socket.socket(fileno=descriptors[0])
 
-    def start(self, name: str | None = None, config: str = "") -> None:
+    def start(self, name: str | None = None, config: str = "", environment: Mapping[str, str] | None = None) -> None:
         """Run the daemon until it says that it is ready; later starts keep the name."""
         assert self.daemon is None, f"{self.name} runs already"
         self.name = name or self.name
@@ -228,7 +228,7 @@ class Host:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env=_environment(self.directory) | {"NOTIFY_SOCKET": str(notify_path)},
+                env=_environment(self.directory) | {"NOTIFY_SOCKET": str(notify_path)} | dict(environment or {}),
             )
             self._await_ready(self.daemon, notify)
 

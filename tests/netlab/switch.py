@@ -54,6 +54,7 @@ _QUEUE_S = 0.2
 """A slow path holds this much; then it drops what comes, as a router does."""
 
 _MDNS_PORT = 5353
+_MDNS_GROUPS = (b"\x01\x00\x5e\x00\x00\xfb", b"\x33\x33\x00\x00\x00\xfb")
 _BROADCAST = b"\xff" * 6
 _NEIGHBOUR_DISCOVERY = b"\x33\x33\xff"
 
@@ -73,6 +74,8 @@ class Conditions:
         jitter_s: up to this much more delay, at random; frames may overtake each other.
         loss: share of frames, 0..1.
         rate_bps: bits per second.
+        drop_mdns: what goes to the groups of multicast DNS, and nothing else.
+        drop_new_tcp: the first segment of a TCP connection, as a firewall at the destination does.
         drop_multicast: but not broadcast or IPv6 neighbour discovery: unicast goes on working.
         blocked: protocol and port, either end's; port None is every port but mDNS.
     """
@@ -82,6 +85,8 @@ class Conditions:
     loss: float = 0.0
     rate_bps: float | None = None
     drop_multicast: bool = False
+    drop_mdns: bool = False
+    drop_new_tcp: bool = False
     blocked: frozenset[tuple[Protocol, int | None]] = frozenset()
 
 
@@ -176,6 +181,10 @@ class Switch:
 
 def _is_blocked(conditions: Conditions, frame: bytes) -> bool:
     destination = frame[:6]
+    if conditions.drop_new_tcp and _is_tcp_syn(frame):
+        return True
+    if conditions.drop_mdns and destination in _MDNS_GROUPS:
+        return True
     if conditions.drop_multicast and destination[0] & 1 and destination != _BROADCAST:
         return destination[:3] != _NEIGHBOUR_DISCOVERY
     if not conditions.blocked or (flow := flow_of(frame)) is None:
@@ -184,6 +193,14 @@ def _is_blocked(conditions: Conditions, frame: bytes) -> bool:
     return ((protocol, None) in conditions.blocked and _MDNS_PORT not in ports) or any(
         (protocol, port) in conditions.blocked for port in ports
     )
+
+
+def _is_tcp_syn(frame: bytes) -> bool:
+    flow = flow_of(frame)
+    if flow is None or flow[0] is not Protocol.TCP:
+        return False
+    start = 54 if frame[12:14] == b"\x86\xdd" else 14 + (frame[14] & 0x0F) * 4
+    return len(frame) > start + 13 and frame[start + 13] & 0x12 == 0x02  # SYN and not ACK
 
 
 def _ip(*arguments: str) -> None:

@@ -1,0 +1,57 @@
+"""``doctor``: what is wrong with this device and its network, and what to do about it."""
+
+import click
+
+from meshd.cli import screen
+from meshd.cli.answers import Fields, rows_of
+from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.units import count
+from meshd.errors import MeshdError
+
+TIMEOUT_S = 30.0
+"""An examination takes 4 to 8 s, and they queue."""
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command(cls=Command)
+@pass_session
+def doctor(session: Session) -> None:
+    """Find what is wrong here and in the network, and the fix.
+
+    The network is looked at from both sides: other devices dial this one, listen for its multicast,
+    and send theirs. It takes some seconds. The exit code is 0 whatever is found; without a daemon 3.
+    """
+    if not session.as_json and screen.on_terminal():
+        screen.hint("Examining, together with the other devices; this takes some seconds ...")
+    try:
+        rows = rows_of(session.ask("doctor", timeout=TIMEOUT_S))
+    except MeshdError as error:
+        if error.code not in ("E_NO_DAEMON", "E_PERMISSION"):
+            raise
+        verdict = {"check": "daemon", "verdict": "fail", "detail": error.message, "fix": error.hint}
+        _show(session, [Fields(verdict)])
+        raise
+    daemon = {"check": "daemon", "verdict": "ok", "detail": "meshd runs and answers", "fix": ""}
+    _show(session, [Fields(daemon), *rows])
+
+
+def _show(session: Session, rows: list[Fields]) -> None:
+    if session.as_json:
+        screen.document([dict(row.values) for row in rows])
+        return
+    width = max(len(row.text("check")) for row in rows)
+    for row in rows:
+        verdict = row.text("verdict")
+        label = screen.paint(verdict.ljust(4), _COLOURS.get(verdict), bold=verdict != "ok")
+        name = screen.printable(row.text("check")).ljust(width)
+        screen.line(f"{label}  {name}  {screen.printable(row.text('detail'))}")
+        if row.text_or("fix"):
+            screen.line(f"{' ' * (width + 8)}{screen.paint('fix:', bold=True)} {screen.printable(row.text('fix'))}")
+    bad = {kind: sum(row.text("verdict") == kind for row in rows) for kind in ("fail", "warn")}
+    screen.line()
+    if not any(bad.values()):
+        screen.line("Nothing is wrong.")
+    else:
+        parts = [count(bad["fail"], "fault")] * bool(bad["fail"]) + [count(bad["warn"], "warning")] * bool(bad["warn"])
+        screen.line(f'{" and ".join(parts)}. What they mean: docs/troubleshoot.md, section "What the doctor says".')
