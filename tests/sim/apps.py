@@ -22,6 +22,7 @@ from meshd.node.requests import (
     Subscribe,
 )
 from meshd.wire.bundle import Message, decode_messages
+from meshd.wire.frames import STALE_EPOCH
 from tests.sim.host import Host, Life
 from tests.sim.ledger import Arrived, Ledger, Reader, Sent
 
@@ -361,6 +362,9 @@ class Sending:
         shown = reply.error.code if isinstance(reply, Failure) else reply.value["state"]  # type: ignore[union-attr]
         self._host.trace.note("answered", uids=f"{sent[0].uid}..{sent[-1].uid}", with_=shown)
         if isinstance(reply, Failure):
+            if reply.error.code == "E_REFUSED" and STALE_EPOCH in reply.error.message:
+                for item in filter(self._ledger.may_be_stale, sent):
+                    self._ledger.told_stale(item)
             self._failed(sent, reply.error.code)
             return
         assert isinstance(reply, Result)

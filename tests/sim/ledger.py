@@ -96,6 +96,7 @@ class Ledger:
         self.sent: dict[int, Sent] = {}
         self.readers: dict[tuple[str, str, str], Reader] = {}
         self._removed: set[str] = set()
+        self._restored: set[str] = set()
         self.gaps = 0
         self.deliveries = 0
 
@@ -165,6 +166,7 @@ class Ledger:
         for sent in self.sent.values():
             if host in (sent.source, sent.destination):
                 sent.excused = f"{host}'s disk of moment {taken} came back at {now}"
+        self._restored.add(host)
 
     def excuse_all_of(self, host: str) -> None:
         """A host leaves the mesh: nothing from it or for it is promised."""
@@ -173,17 +175,33 @@ class Ledger:
                 sent.excused = f"{host} was removed"
         self._removed.add(host)
 
+    def may_be_stale(self, sent: Sent) -> bool:
+        """Whether a message may be refused for its epoch, and then be told so.
+
+        Whoever starts from an old disk numbers in an epoch that others have seen the end of, until it meets one of
+        them. A message's id follows from its number, so it can't get another one; and an epoch that isn't newer may
+        be one that is finished and forgotten, so its numbers can't be taken either (design, section 5).
+        """
+        return sent.source in self._restored and not sent.excused
+
+    def told_stale(self, sent: Sent) -> None:
+        """The source's daemon tells why a message that :meth:`may_be_stale` isn't delivered."""
+        sent.excused = "refused: of an epoch from before the disk came back"
+
     def require_all(self) -> list[str]:
         """What is still owed to consumers."""
-        owed = []
-        for sent in self.sent.values():
-            if not sent.is_due:
-                continue
-            for reader in self.readers_of(sent):
-                seen = reader.seen.get(sent.uid)
-                if seen is None or not seen.acked:  # an ack whose confirmation was cut off may well count
-                    owed.append(f"{reader} has not {'acked' if seen else 'got'} message {sent.uid} of {sent.source}")
-        return owed
+        return [owed for sent in self.sent.values() for owed in self.owed_of(sent)]
+
+    def owed_of(self, sent: Sent) -> list[str]:
+        """Which consumers one message is owed to."""
+        if not sent.is_due:
+            return []
+        seen = {reader: reader.seen.get(sent.uid) for reader in self.readers_of(sent)}
+        return [  # an ack whose confirmation was cut off may well count
+            f"{reader} has not {'acked' if found else 'got'} message {sent.uid} of {sent.source}"
+            for reader, found in seen.items()
+            if found is None or not found.acked
+        ]
 
     def readers_of(self, sent: Sent) -> list[Reader]:
         """The consumers that must get a message."""

@@ -8,8 +8,11 @@ import attrs
 import structlog
 import trio
 
+from meshd.ids import parse_message_id
+from meshd.store.ops import ReadTrace, TraceRecord
 from meshd.transport.memory import MemoryNetwork
 from meshd.transport.pipe import Rule
+from meshd.wire.frames import STALE_EPOCH
 from tests.sim.apps import Consuming, Habits, Sending, Traffic
 from tests.sim.audit import audit
 from tests.sim.determinism import run_seeded
@@ -156,8 +159,20 @@ class World:
                         receipt=queue.receipt,
                     )
 
+    def _hear_of_stale(self) -> None:
+        """Ask the restored host what became of what is due: what it says is stale is told, and owed no more."""
+        hosts = {host.name: host for host in self.hosts}
+        for sent in self.ledger.sent.values():
+            if sent.message_id is not None and self.ledger.may_be_stale(sent) and self.ledger.owed_of(sent):
+                record = hosts[sent.source].database.read(ReadTrace(parse_message_id(sent.message_id)[0]))
+                if isinstance(record, TraceRecord) and (record.state, record.reason) == ("refused", STALE_EPOCH):
+                    self.ledger.told_stale(sent)
+
     def _owed(self) -> list[str]:
         owed = self.ledger.require_all()
+        if owed:
+            self._hear_of_stale()
+            owed = self.ledger.require_all()
         for host in self.hosts:
             if host.is_removed:
                 continue
