@@ -1,6 +1,8 @@
 """Bundles on their way in: checked, opened, deduplicated, put in order, stored, receipted."""
 
+import sys
 from collections import defaultdict
+from collections.abc import Iterable
 
 import attrs
 
@@ -238,8 +240,8 @@ class Arriving:
             missing = codec.encode({"bundles": None, "reason": release.missing})
         return attrs.evolve(row, first_offset=offset, missing=missing, late=release.late)
 
-    def _release_held(self, turn: Turn, flow: FlowArrivals) -> None:
-        for release in flow.releases(turn.now_ms):
+    def _release_held(self, turn: Turn, flow: FlowArrivals, until_ms: int | None = None) -> None:
+        for release in flow.releases(turn.now_ms if until_ms is None else until_ms):
             row = self._released(turn, self._held.pop(release.row), release)
             turn.ops.append(ReleaseInbox(row.row, row.first_offset or 0, row.missing, row.late))
             self._mailboxes.on_disk(turn, row.service, entry_of(row))
@@ -340,17 +342,24 @@ class Arriving:
             self._dirty.add((source, priority))
             self._release_held(turn, flow)
 
+    def give_up(self, turn: Turn, source: NodeId) -> None:
+        """The source left the mesh, and what its held mail waits for with it: release that as it is."""
+        self._end_waits(turn, [flow for flow in self._flows if flow[0] == source], sys.maxsize)
+
     # --- timers and the end of a turn
 
     def poll(self, turn: Turn) -> None:
         """End the waits that are over."""
-        for (source, priority), flow in self._flows.items():
-            due = flow.next_deadline_ms()
-            if due is not None and due <= turn.now_ms:
-                self._dirty.add((source, priority))
-                self._release_held(turn, flow)
+        self._end_waits(turn, self._flows, turn.now_ms)
         if self._sessions.next_end is not None and self._sessions.next_end <= turn.now:
             self._sessions.take_held_where(lambda held: held.until <= turn.now)
+
+    def _end_waits(self, turn: Turn, flows: Iterable[tuple[NodeId, Priority]], until_ms: int) -> None:
+        for key in flows:
+            due = self._flows[key].next_deadline_ms()
+            if due is not None and due <= until_ms:
+                self._dirty.add(key)
+                self._release_held(turn, self._flows[key], until_ms)
 
     def next_deadline(self) -> float | None:
         """When :meth:`poll` has something to do, mesh-local seconds."""

@@ -296,6 +296,7 @@ class Node:
         for node in news:
             if self.membership.public_key(node) is None:
                 self.spool.give_up(turn, node)
+                self._arriving.give_up(turn, node)
             else:
                 self.spool.take_back(node)
         if self._me in news and self.membership.public_key(self._me) is None:

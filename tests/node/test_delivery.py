@@ -8,7 +8,7 @@ import pytest
 from meshd.delivery.mailbox import MAX_RUN
 from meshd.ids import Priority
 from meshd.links.events import FramesReceived
-from meshd.node.requests import Acknowledge, AddCredit
+from meshd.node.requests import Acknowledge, AddCredit, Remove
 from meshd.node.step import next_epoch
 from meshd.store.ops import PutInbox
 from meshd.wire import codec
@@ -194,6 +194,25 @@ def test_a_wait_for_what_never_comes_ends_by_itself_and_says_so() -> None:
     world.connect(a, b)
     assert reader.payloads == [b"0", b"2", b"lost"]
     assert [message.late for message in reader.messages] == [False, False, True]
+
+
+def test_a_wait_for_what_a_removed_device_still_has_ends_with_its_removal() -> None:
+    world = World(3)
+    admin, a, b = world.devices
+    world.connect(a, b)
+    reader = b.read()
+    world.loses = is_bundle
+    a.send("d2", b"lost")
+    world.loses = lambda *_: False
+    a.send("d2", b"1")
+    assert (reader.payloads, usage(b, a) > 0) == ([], True)
+    admin.ask(Remove, device="d1")
+    world.connect(admin, b)
+    assert reader.payloads == [b"1"]
+    assert reader.messages[0].missing == {"bundles": None, "reason": "waited"}
+    reader.ack()
+    world.advance(1)
+    assert usage(b, a) == 0
 
 
 def test_what_is_refused_does_not_hold_up_what_follows() -> None:
