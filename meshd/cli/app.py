@@ -40,11 +40,12 @@ COMMANDS: Mapping[str, str] = {
     "send": "meshd.cli.send",
     "receive": "meshd.cli.receive",
     "doctor": "meshd.cli.doctor",
+    "support-bundle": "meshd.cli.support",
     "config": "meshd.cli.config",
     "errors": "meshd.cli.errors",
     "demo": "meshd.cli.demo",
 }
-"""Each command and the module that holds it, under its own name."""
+"""Each command and the module that holds it, under its own name (with ``_`` for ``-``)."""
 
 
 class LazyGroup(click.Group):
@@ -58,7 +59,7 @@ class LazyGroup(click.Group):
         """Import and return a command; None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

@@ -20,7 +20,7 @@ _STATE_COLOURS = {"admin": "green", "removed": "red"}
 @click.argument("name")
 @pass_session
 def init(session: Session, name: str) -> None:
-    """Found a mesh called NAME, with this device as its first admin.
+    """Found a mesh called NAME; this device is its first admin.
 
     Prints the recovery words once: they alone can remove an admin whose device was lost or stolen.
     """
