@@ -225,6 +225,7 @@ def _settings(options: Options) -> Settings:
         quota_bytes=store.quota_bytes,
         default_lifetime_ms=int(store.default_lifetime * 1000),
         max_lifetime_ms=int(store.max_lifetime * 1000),
+        max_links=options.config.links.max_links,
     )
 
 

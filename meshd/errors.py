@@ -78,6 +78,9 @@ CATALOGUE: dict[str, Explanation] = {
         "Another client is reading with this consumer name.", "Stop it, or choose another --consumer name."
     ),
     "E_UNSUPPORTED": Explanation("The daemon does not know this request.", "Run meshctl and meshd of one version."),
+    "E_SURPLUS": Explanation(
+        "A device gave a link up: it has more than links.max_links.", "Nothing: mail goes over the others."
+    ),
     "E_STOPPING": Explanation("The daemon is stopping.", "Repeat the request when it runs again."),
     "E_INTERNAL": Explanation("A defect in meshd.", "Please report it with the daemon's log."),
     # messages

@@ -15,6 +15,7 @@ import trio
 from meshd.ids import NodeId
 from meshd.links.backoff import Backoff
 from meshd.links.breaker import Breaker, BreakerStatistics, State
+from meshd.links.budget import SURPLUS
 from meshd.links.choice import SOURCES, Candidate, LocalNetwork, interleave, rank, transport_rank
 from meshd.links.events import LinkDown, LinkUp
 from meshd.transport.base import Address
@@ -28,6 +29,9 @@ UPGRADE_SECONDS = (10.0, 600.0)
 HEAD_START_SECONDS = 0.1
 """The higher id waits so long before it dials, so that both rarely dial at once."""
 
+UNHURRIED_SECONDS = 5.0
+"""Where many devices hear of one at the same moment, they dial it within so long, unless a route is found first."""
+
 STABLE_SECONDS = 10.0
 """A link that lived this long was a success; the waits between dials start over after it."""
 
@@ -40,6 +44,8 @@ MAX_CANDIDATES = 32
 class Decision(enum.Enum):
     """What the dialer is doing about a peer, in words for people."""
 
+    SPARED = "spared"
+    """Enough other links, over which the peer is reached."""
     NO_ADDRESS = "no-address"
     LINKED = "linked"
     UPGRADING = "upgrading"
@@ -109,6 +115,7 @@ class PeerControl:
         self._transports = frozenset(transports)
         self.generation = 0
         """Counts the wakes: a dial begun before one is out of date."""
+        self._rng = rng
         self._breaker = Breaker(rng)
         self._retry = Backoff(*RETRY_SECONDS, rng)
         self._upgrade = Backoff(*UPGRADE_SECONDS, rng)
@@ -118,6 +125,7 @@ class PeerControl:
         self._networks: Sequence[LocalNetwork] = ()
         self._links: dict[int, _Live] = {}
         self._last_error: str | None = None
+        self._is_spared = self._is_unhurried = False
         self._step = Step(decision=Decision.NO_ADDRESS)
         self._changed = trio.Event()
 
@@ -155,6 +163,17 @@ class PeerControl:
         self._upgrade_at = now
         self._hurry(now)
 
+    def want(self, wanted: bool, now: float, *, unhurried: bool = False) -> None:
+        """Whether to dial while there is no link. A live link is not touched, nor is the dial that runs.
+
+        ``unhurried``: not at once at every news, but some time within ``UNHURRIED_SECONDS``.
+        """
+        self._is_unhurried = unhurried
+        if wanted and self._is_spared:
+            self._hurry(now)
+        self._is_spared = not wanted
+        self._changed.set()
+
     def link_up(self, up: LinkUp, now: float) -> None:
         """A link to the peer is up. Those that we dialed are known already and ignored."""
         if not up.dialed:
@@ -166,6 +185,8 @@ class PeerControl:
         if live is None:
             return
         self._judge_end(down, now)
+        if down.code == SURPLUS:
+            self._is_spared = True
         if now - live.since >= STABLE_SECONDS:
             self._retry.reset()
         if now - live.since >= STEADY_SECONDS:
@@ -259,6 +280,8 @@ class PeerControl:
             if now < self._upgrade_at:
                 return Step(decision=Decision.LINKED, until=self._upgrade_at)
             return Step(decision=Decision.UPGRADING, until=now, candidates=tuple(worth))
+        if self._is_spared:
+            return Step(decision=Decision.SPARED)
         if not worth:
             return Step(decision=Decision.NO_ADDRESS)
         if now < self._retry_at:
@@ -293,6 +316,8 @@ class PeerControl:
         """Dial soon, unless that is about to happen anyway."""
         self._breaker.address_changed(now)
         soon = now + self._head_start
+        if self._is_unhurried:
+            soon += self._rng.uniform(0, UNHURRIED_SECONDS)
         if not now < self._retry_at < soon:
             self._retry_at = soon
         self._changed.set()

@@ -79,6 +79,15 @@ class SeekPeer:
 
 
 @attrs.frozen
+class WantLink:
+    """Whether to dial this peer while there is no link to it; ``unhurried``: at leisure, when there is news of it."""
+
+    peer: NodeId
+    wanted: bool
+    unhurried: bool = False
+
+
+@attrs.frozen
 class LeavePeer:
     """No link to this peer is wanted any more."""
 
@@ -210,6 +219,7 @@ Effect: TypeAlias = (
     | CloseLink
     | Answer
     | SeekPeer
+    | WantLink
     | LeavePeer
     | LinkChosen
     | DataTimeout

@@ -284,6 +284,9 @@ def _due(dialer: PeerStatistics | None) -> str:
 def _unlinked(name: str, peer: Peer, dialer: PeerStatistics) -> _Verdict:
     retry = f"See the errors below. To try at once: meshctl breaker reset {name}"
     match dialer.decision:
+        case Decision.SPARED:
+            words = "not dialed because there are links enough (links.max_links), and it is reached over them"
+            return _Verdict(state="spared", words=words)
         case Decision.NO_ADDRESS if peer.addresses:
             words = "not dialed because none of its known addresses is of use"
             return _Verdict(state="no-address", words=words, hint=_NOT_USABLE)

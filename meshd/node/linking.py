@@ -7,6 +7,7 @@ from meshd.ids import Epoch, NodeId
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.node.arriving import Arriving
 from meshd.node.chronicle import Chronicle
+from meshd.node.company import Company
 from meshd.node.effects import CloseLink
 from meshd.node.exchange import Exchange
 from meshd.node.membership import Membership
@@ -36,6 +37,7 @@ class Linking:
     arriving: Arriving
     exchange: Exchange
     chronicle: Chronicle
+    company: Company
     seen: Epoch | None = None
 
     def up(self, turn: Turn, event: LinkUp, own_epoch: Epoch) -> None:
@@ -49,6 +51,7 @@ class Linking:
         except RemoteProtocolError as error:
             turn.emit(CloseLink(event.link, error.code, error.reason))
             return
+        self.company.touch()
         self.membership.saw_epoch(turn, event.peer, event.epoch)
         if event.seen is not None and event.seen > own_epoch:
             self._note_seen(event.seen)
@@ -68,6 +71,7 @@ class Linking:
         before = self.peers.link_to(event.peer)
         self.chronicle.link_down(turn, event, self.peers.link(event.link))
         self.peers.down(turn, event)
+        self.company.link_down(turn, event)
         self._path_changed(turn, event.peer, before)
         now_used = self.peers.link_to(event.peer)
         if now_used is not None and now_used is not before:
@@ -85,6 +89,7 @@ class Linking:
         """Act on what the router has decided since the last turn."""
         for destination in self.routes.take_changed():
             self.spool.touch(destination)
+            self.company.touch()
             self.chronicle.route_changed(turn, destination, self.peers.next_hops.get(destination))
             if destination in self.peers.next_hops:
                 self.arriving.greet(destination)

@@ -49,6 +49,7 @@ from meshd.node.effects import (
     SendBundle,
     SendControl,
     StartJoin,
+    WantLink,
 )
 from meshd.node.examinations import Examinations
 from meshd.node.inbox import Inbox
@@ -297,6 +298,9 @@ class Loop:
                     self._dialers[peer].control.reset(now)
             case SeekPeer():
                 self._seek(effect, nursery, now)
+            case WantLink(peer=peer):
+                if peer in self._dialers:
+                    self._dialers[peer].control.want(effect.wanted, now, unhurried=effect.unhurried)
             case LeavePeer(peer=peer):
                 dialer = self._dialers.pop(peer, None)
                 if dialer is not None:

@@ -44,6 +44,10 @@ class Routes:
         """For ``meshctl routes``."""
         return self._router.routes()
 
+    def can_spare(self, peer: NodeId) -> bool:
+        """Whether the link to ``peer`` may be given up."""
+        return self._router.can_spare(peer)
+
     def link_chosen(self, turn: Turn, link: Link) -> None:
         """A link is in use now: what was learned over another one to the same device is void."""
         self._carry_out(turn, self._router.link_up(link.peer, self._cost(turn, link.peer), turn.now))

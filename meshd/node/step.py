@@ -22,17 +22,9 @@ from meshd.node.admission import Admissions, AdmitDevice, JoinEnded
 from meshd.node.arriving import Arriving
 from meshd.node.chronicle import Chronicle
 from meshd.node.clients import Clients, Listening, Parts
+from meshd.node.company import Company
 from meshd.node.echo import Echoes
-from meshd.node.effects import (
-    Announce,
-    Effect,
-    EpochStored,
-    Fail,
-    InquiryEnded,
-    LeavePeer,
-    LocalReceipt,
-    SeekPeer,
-)
+from meshd.node.effects import Announce, Effect, EpochStored, Fail, InquiryEnded, LeavePeer, LocalReceipt, SeekPeer
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
 from meshd.node.inquiries import Assisted, Inquire, Inquiries
@@ -73,6 +65,7 @@ class Settings:
     quota_bytes: int
     default_lifetime_ms: int
     max_lifetime_ms: int
+    max_links: int = 16
 
 
 def next_epoch(snapshot: Snapshot, rng: random.Random) -> tuple[Epoch, PutFact]:
@@ -139,6 +132,7 @@ class Node:
         self.admissions = Admissions(self.membership, self._tickets, rng)
         self._echoes = Echoes(me)
         self._routes = Routes(self.membership, self.peers, epoch, rng)
+        self._company = Company(self.membership, self.peers, self._routes, settings.max_links, rng)
         self._chronicle = Chronicle(self.membership)
         self._views = Views(
             chronicle=self._chronicle,
@@ -186,6 +180,7 @@ class Node:
             arriving=self._arriving,
             exchange=self._exchange,
             chronicle=self._chronicle,
+            company=self._company,
         )
         self._max_lifetime_ms = settings.max_lifetime_ms
         self._purge_at = now + PURGE_INTERVAL_S
@@ -236,6 +231,7 @@ class Node:
             self._echoes.next_deadline(),
             self._inquiries.next_deadline(),
             self._routes.next_deadline(),
+            self._company.next_deadline(),
             self.membership.next_deadline(),
             self._purge_at,
         )
@@ -274,6 +270,7 @@ class Node:
         for waiting, priority in self.spool.plan_local(turn):
             self._arriving.take_local(turn, waiting, priority)
         self._linking.routes_changed(turn)
+        self._company.review(turn)
         self.spool.plan(turn, self.peers)
         self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
@@ -293,6 +290,7 @@ class Node:
         }
         self._chronicle.members_changed(turn)
         self._routes.members_changed(turn, news)
+        self._company.members_changed(news)
         for node in news:
             if self.membership.public_key(node) is None:
                 self.spool.give_up(turn, node)

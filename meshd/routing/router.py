@@ -14,6 +14,7 @@ from meshd.routing.request import REQUEST_HOPS, PendingRequests
 from meshd.routing.route import EXPIRY_SECONDS, RouteTable, Selection, best, worth_a_request
 from meshd.routing.seqno import Announcement, Seqno, Sign, Verify
 from meshd.routing.source import Source, SourceTable
+from meshd.routing.spare import can_spare
 from meshd.routing.timers import Timers
 from meshd.routing.update import INTERVAL_SECONDS, JITTER_SECONDS, Updates
 from meshd.routing.view import RouterStatistics, RouteView, route_views
@@ -73,6 +74,10 @@ class Router:
         """The neighbour to hand mail for ``destination`` to; None when there is no route now."""
         used = self._used.get(destination)
         return None if used is None else used[0]
+
+    def can_spare(self, neighbour: NodeId) -> bool:
+        """Whether the link to ``neighbour`` may be given up, and all that is reached over it stays in reach."""
+        return can_spare(neighbour, self._routes, self._neighbours)
 
     def routes(self) -> tuple[RouteView, ...]:
         """The route table, for people."""

@@ -6,6 +6,7 @@ from functools import partial
 
 import attrs
 
+from tests.bench.crowd import idle_crowd
 from tests.bench.mesh import App, Node, app, await_links, cpu_seconds, mesh, resident_bytes, restart
 from tests.bench.report import Figure, percentile
 from tests.bench.sighting import discovery_seconds
@@ -293,6 +294,7 @@ ROWS: dict[str, Row] = {
     "round-trip-quic": partial(round_trip, transport="quic"),
     "idle": idle,
     "start": start,
+    "crowd": lambda effort: idle_crowd(effort.runs, 20 / effort.scale),
     "discovery": discovery,
     "clients": clients,
 }

@@ -10,7 +10,7 @@ from meshd.links.breaker import State
 from meshd.links.choice import LocalNetwork
 from meshd.links.events import LinkDown, LinkUp
 from meshd.links.outgoing import Outgoing
-from meshd.links.peer import MAX_CANDIDATES, Decision, DialOutcome, PeerControl
+from meshd.links.peer import MAX_CANDIDATES, UNHURRIED_SECONDS, Decision, DialOutcome, PeerControl, Step
 from meshd.transport.base import Address
 
 LOW, HIGH = NodeId(b"\x01" * 16), NodeId(b"\x02" * 16)
@@ -241,3 +241,36 @@ def test_a_flood_of_addresses_is_bounded_and_spares_the_best() -> None:
     candidates = it.statistics(0.0).candidates
     assert len(candidates) == MAX_CANDIDATES
     assert QUIC in [candidate.address for candidate in candidates]
+
+
+def test_a_peer_that_is_spared_is_not_dialed_until_it_is_wanted() -> None:
+    it = control()
+    it.candidates_seen([QUIC], "mdns", 0.0)
+    it.want(False, 0.0)
+    assert it.next_step(0.0) == Step(decision=Decision.SPARED)
+    it.candidates_seen([WEBSOCKET], "mdns", 5.0)
+    assert it.next_step(5.0).decision is Decision.SPARED
+    it.want(True, 6.0)
+    assert it.next_step(6.0).decision is Decision.DIALING
+
+
+def test_a_link_that_was_given_up_as_surplus_is_not_dialed_again_unless_wanted() -> None:
+    it = control()
+    it.candidates_seen([QUIC], "mdns", 0.0)
+    it.link_up(link(1), 0.0)
+    it.link_down(LinkDown(1, HIGH, "E_SURPLUS", "enough"), 100.0)
+    assert it.next_step(5000.0).decision is Decision.SPARED
+    assert it.statistics(100.0).breaker.recent_failures == 0
+    it.want(True, 5000.0)
+    assert it.next_step(5000.0).decision is Decision.DIALING
+
+
+def test_many_who_hear_of_one_device_do_not_all_dial_it_at_once() -> None:
+    starts = []
+    for seed in range(50):
+        it = PeerControl(me=LOW, peer=HIGH, transports=["quic"], rng=random.Random(seed), now=0.0)
+        it.want(True, 0.0, unhurried=True)
+        it.candidates_seen([QUIC], "mdns", 100.0)
+        starts.append(it.next_step(100.0).until - 100.0)
+    assert max(starts) <= UNHURRIED_SECONDS
+    assert all(sum(at <= start < at + 0.5 for start in starts) <= 15 for at in (0.0, 0.5, 1.0, 2.0, 4.0))

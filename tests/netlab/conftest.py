@@ -1,7 +1,7 @@
 """The ``lab`` fixture, and what the daemons wrote when a test fails."""
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -12,8 +12,8 @@ _LABS = pytest.StashKey[list[Lab]]()
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Lab]]:
-    """``lab(3)``: a laboratory of three hosts, gone after the test."""
+def lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
+    """``lab(3)``: a laboratory of three hosts, gone after the test; arguments as of Lab."""
     lacking = missing()
     if lacking is not None:
         if os.environ.get("CI") == "true":
@@ -22,8 +22,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Lab]]:
     labs = request.node.stash.setdefault(_LABS, [])
     with ExitStack() as stack:
 
-        def make(hosts: int) -> Lab:
-            made = stack.enter_context(Lab(hosts))
+        def make(hosts: int, two_interfaces: Iterable[int] = ()) -> Lab:
+            made = stack.enter_context(Lab(hosts, two_interfaces))
             labs.append(made)
             return made
 

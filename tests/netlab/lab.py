@@ -130,9 +130,10 @@ class Network:
         """Block (``udp`` or ``tcp``, port) everywhere; port None: all but mDNS. Without arguments: nothing."""
         self.between(blocked=what)
 
-    def partition(self, *groups: Iterable["Host"]) -> None:
-        """Only hosts of one group hear each other; the others are together."""
-        self._order({"op": "partition", "groups": [[host.number for host in group] for group in groups]})
+    def partition(self, *groups: Iterable["Host | int"]) -> None:
+        """Only hosts (or ports) of one group hear each other; the others are together."""
+        ports = [[member if isinstance(member, int) else member.number for member in group] for group in groups]
+        self._order({"op": "partition", "groups": ports})
 
     def heal(self) -> None:
         """End the partition."""
@@ -166,6 +167,8 @@ class Host:
         self.name = f"host{number}"
         self.ipv4 = f"10.78.0.{number}"
         self.ipv6 = f"fd78::{number}"
+        self.second_port = 0
+        """Of its ``eth1``, when it has one."""
         self.namespace = namespace
         self.directory = directory
         self.daemon: subprocess.Popen[bytes] | None = None
@@ -185,11 +188,25 @@ class Host:
     def _addressing(self, verb: str) -> tuple[str, str]:
         return f"addr {verb} {self.ipv4}/24 dev eth0", f"addr {verb} {self.ipv6}/64 dev eth0"
 
-    def readdress(self, number: int) -> None:
+    def readdress(self, number: int, *, subnet: int = 78) -> None:
         """Take other addresses, as from another DHCP server; the old ones are gone first."""
         before = self._addressing("del")
-        self.ipv4, self.ipv6 = f"10.78.0.{number}", f"fd78::{number:x}"
+        self.ipv4, self.ipv6 = f"10.{subnet}.0.{number}", f"fd{subnet}::{number:x}"
         self._ip(*before, *self._addressing("add"))
+
+    def add_interface(self, *, subnet: int) -> None:
+        """Set up ``eth1`` in another subnet."""
+        self.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/eth1/accept_dad")
+        host = f"10.{subnet}.0.{self.number}/24", f"fd{subnet}::{self.number:x}/64"
+        self._ip("link set eth1 up", *(f"addr add {address} dev eth1" for address in host))
+
+    def interface_down(self) -> None:
+        """As ``ip link set eth0 down``: IPv6 addresses go with it, the IPv4 one stays."""
+        self._ip("link set eth0 down")
+
+    def interface_up(self) -> None:
+        """And up again."""
+        self._ip("link set eth0 up", f"addr replace {self.ipv6}/64 dev eth0")
 
     def _ip(self, *lines: str) -> None:
         self.run("ip", "-batch", "-", stdin="\n".join(lines))
@@ -316,10 +333,15 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 class Lab:
-    """See the module. Leaving the block ends every process and removes the directory."""
+    """See the module. Leaving the block ends every process and removes the directory.
 
-    def __init__(self, hosts: int) -> None:
+    Args:
+        two_interfaces: indices of hosts that have an ``eth1`` too; it is down.
+    """
+
+    def __init__(self, hosts: int, two_interfaces: Iterable[int] = ()) -> None:
         self._size = hosts
+        self._two_interfaces = tuple(two_interfaces)
         self._stack = ExitStack()
         self.hosts: list[Host] = []
 
@@ -356,6 +378,9 @@ class Lab:
         control = self.directory / "switch"
         switch = str(Path(__file__).with_name("switch.py"))
         command = [sys.executable, switch, str(control), *(str(host.namespace.pid) for host in self.hosts)]
+        for port, number in enumerate(self._two_interfaces, self._size + 1):
+            self.hosts[number].second_port = port
+            command.append(f"{self.hosts[number].namespace.pid}:eth1")
         self._start(stack, self._namespace(stack).command(*command))
         network = Network(control)
         stack.callback(network.close)

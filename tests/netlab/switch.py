@@ -1,9 +1,9 @@
 """A network switch in userspace, for tests: several hosts on one machine, on a network that can be made bad.
 
-    switch.py CONTROL_SOCKET PID...
+    switch.py CONTROL_SOCKET PID[:INTERFACE]...
 
-Runs in a network namespace of its own. For each PID it makes an ``eth0`` in that process's network
-namespace, and forwards Ethernet frames between them: unicast by learned address, the rest to all.
+Runs in a network namespace of its own. For each PID it makes an ``eth0`` (or INTERFACE) in that process's
+network namespace, and forwards Ethernet frames between them: unicast by learned address, the rest to all.
 Prints ``ready`` once frames flow, and ends when its standard input does, so that it never outlives
 the laboratory that started it.
 
@@ -219,13 +219,13 @@ def _turn_offloads_off(device: str) -> None:
                     raise
 
 
-def open_port(number: int, pid: int) -> socket.socket:
-    """Make the cable between this switch and the namespace of ``pid``; return the switch's end."""
+def open_port(number: int, pid: int, interface: str) -> socket.socket:
+    """Make the cable between this switch and ``interface`` of the namespace of ``pid``; return the switch's end."""
     ours, theirs = f"port{number}", f"host{number}"
     _ip("link", "add", ours, "type", "veth", "peer", "name", theirs)
     for device in (ours, theirs):
         _turn_offloads_off(device)
-    _ip("link", "set", theirs, "netns", str(pid), "name", "eth0")
+    _ip("link", "set", theirs, "netns", str(pid), "name", interface)
     _ip("link", "set", ours, "up")
     port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     port.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
@@ -302,7 +302,8 @@ def main() -> None:
     """Set up the ports and serve."""
     # The switch's own kernel must not talk on the wires.
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
-    ports = [open_port(number, int(pid)) for number, pid in enumerate(sys.argv[2:], 1)]
+    cables = [argument.partition(":") for argument in sys.argv[2:]]
+    ports = [open_port(number, int(pid), name or "eth0") for number, (pid, _, name) in enumerate(cables, 1)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
         control.bind(sys.argv[1])
         serve(control, ports)
