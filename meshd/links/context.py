@@ -40,7 +40,7 @@ class LinkContext:
         numbers: where link numbers come from: one ``itertools.count`` for dialed and accepted links.
         post: where events go.
         clock: monotonic seconds.
-        ping_interval: seconds between pings on an idle link; more on battery.
+        ping_interval: seconds between pings on an idle link, asked each time; more on battery.
     """
 
     credentials: Callable[[], Credentials]
@@ -48,4 +48,4 @@ class LinkContext:
     post: Post
     clock: Callable[[], float]
     rng: random.Random
-    ping_interval: float = PING_SECONDS
+    ping_interval: Callable[[], float] = lambda: PING_SECONDS

@@ -28,6 +28,12 @@ CLOSE_SECONDS = 1.0
 SAMPLE_SECONDS = 0.9
 """Round trips are reported at most this often (pings come every 1 s +-10 %)."""
 
+STEADY_SECONDS = 5.0
+"""... and this often while they stay the same: each report is a turn of the node, a cost that idle links add up to."""
+
+_SAME_SHARE, _SAME_SECONDS = 0.4, 0.002
+"""Round trips that differ by less than either are the same."""
+
 RATE_BYTES = 8 * 1024 * 1024
 """Throughput is measured over at least this much without a pause, so that buffers don't flatter it."""
 
@@ -51,7 +57,7 @@ async def run_link(
     post: Post,
     clock: Callable[[], float],
     rng: random.Random,
-    ping_interval: float = PING_SECONDS,
+    ping_interval: Callable[[], float] = lambda: PING_SECONDS,
     heard: Sequence[bytes] = (),
 ) -> LinkDown:
     """Run the link until either side ends it; returns the LinkDown that was posted, exactly one.
@@ -70,7 +76,8 @@ async def run_link(
         post=post,
         clock=clock,
         heard=heard,
-        liveness=Liveness(lower=me < peer, first_ping=connection.dialed, now=clock(), rng=rng, interval=ping_interval),
+        liveness=Liveness(lower=me < peer, first_ping=connection.dialed, now=clock(), rng=rng),
+        ping_interval=ping_interval,
     )
     ends: list[_End] = []
     try:
@@ -120,8 +127,10 @@ class _Session:
     clock: Callable[[], float]
     heard: Sequence[bytes]
     liveness: Liveness
+    ping_interval: Callable[[], float]
     assembler: Assembler = attrs.field(factory=Assembler)
     sampled_at: float = float("-inf")
+    sample: float = float("inf")
     throughput: float | None = None
 
     async def read(self) -> _End:
@@ -137,7 +146,7 @@ class _Session:
             suspected = self.liveness.phase is Phase.SUSPECT
             self.liveness.receive(self.clock())
             frames, rtt, end = self._sort(chunk)
-            if suspected or (rtt is not None and self.clock() - self.sampled_at >= SAMPLE_SECONDS):
+            if suspected or (rtt is not None and self._is_due(rtt)):
                 await self._report(rtt)
             if frames:
                 self.liveness.deafen()
@@ -145,6 +154,13 @@ class _Session:
                 self.liveness.receive(self.clock())
             if end is not None:
                 return end
+
+    def _is_due(self, rtt: float) -> bool:
+        """Whether this round trip is to be reported."""
+        difference = abs(rtt - self.sample)
+        is_same = difference <= _SAME_SECONDS or difference <= _SAME_SHARE * self.sample
+        is_quiet = is_same and self.throughput is None and not self.liveness.has_losses
+        return self.clock() - self.sampled_at >= (STEADY_SECONDS if is_quiet else SAMPLE_SECONDS)
 
     async def write_control(self) -> _End:
         while True:
@@ -180,6 +196,7 @@ class _Session:
                 return _End(self.outgoing.closing.code, self.outgoing.closing.reason)
             if self.outgoing.take_probe():
                 self.liveness.challenge(self.clock())
+            self.liveness.pace(self.ping_interval())
             for action in self.liveness.poll(self.clock()):
                 if action == PhaseChanged(Phase.DOWN):
                     return _End("P_TIMEOUT", "the peer is silent, and answered none of four probes")
@@ -214,7 +231,7 @@ class _Session:
 
     async def _report(self, rtt: float | None) -> None:
         if rtt is not None:
-            self.sampled_at = self.clock()
+            self.sampled_at, self.sample = self.clock(), rtt
         answered, lost = self.liveness.take_outcomes()
         throughput, self.throughput = self.throughput, None
         suspect = self.liveness.phase is not Phase.ALIVE

@@ -31,6 +31,8 @@ IDLE_GAP_SECONDS = 0.25
 LAG_SECONDS = 0.1
 """Being called later than this after a deadline means that we were not running."""
 MAX_OUTSTANDING = 8
+PACE_RATIO = 1.1
+"""From one ping to the next, the interval grows by no more: the peer's patience, 3 mean gaps, keeps up with that."""
 
 
 class Phase(enum.Enum):
@@ -74,7 +76,8 @@ class Liveness:
         self.phase = Phase.ALIVE
         self.round_trip = RoundTrip()
         self._rng = rng
-        self._interval = interval if lower else max(interval, MEASURE_SECONDS)
+        self._lower = lower
+        self._interval = self._pace = interval if lower else max(interval, MEASURE_SECONDS)
         self._mean_gap = interval
         self._heard_at = now
         self._deaf = False
@@ -99,6 +102,15 @@ class Liveness:
         if self.phase is Phase.DOWN:
             return math.inf
         return min(self._ping_at, self._suspect_at) if self.phase is Phase.ALIVE else self._probe_at
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether pings were lost since the last :meth:`take_outcomes`."""
+        return self._lost > 0
+
+    def pace(self, interval: float) -> None:
+        """From the next ping on, aim at this interval of the lower side: more on battery."""
+        self._pace = interval if self._lower else max(interval, MEASURE_SECONDS)
 
     def receive(self, now: float) -> tuple[Action, ...]:
         """Something authentic came from the peer."""
@@ -162,6 +174,7 @@ class Liveness:
         if now >= self._ping_at and self.phase is not Phase.DOWN:
             if self.phase is Phase.ALIVE:
                 actions.append(self._ping(now))
+            self._interval = min(self._pace, self._interval * PACE_RATIO)
             self._ping_at = now + self._interval * self._rng.uniform(1 - PING_JITTER, 1 + PING_JITTER)
         self._due = self.next_deadline
         return tuple(actions)

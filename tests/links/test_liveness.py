@@ -167,3 +167,22 @@ def test_a_slow_path_gets_time_for_the_last_answer() -> None:
     log = run(liveness, 60.0)
     times = [now for now, action in log if isinstance(action, PhaseChanged)]
     assert times[1] - times[0] == pytest.approx(0.6 + 3.0)
+
+
+def test_a_slower_pace_comes_step_by_step_so_that_the_peer_never_doubts() -> None:
+    low, high = make(), make(lower=False)
+    low.pace(5.0)
+    now, pings = 0.0, []
+    while now < 120.0:
+        now = min(low.next_deadline, high.next_deadline)
+        assert high.poll(now) == () or all(isinstance(action, SendPing) for action in high.poll(now))
+        for action in low.poll(now):
+            assert isinstance(action, SendPing)
+            pings.append(now)
+            high.receive(now + 0.01)
+            low.receive(now + 0.02)
+            low.pong(action.token, now + 0.02)
+    assert 4.5 <= pings[-1] - pings[-2] <= 5.5
+    low.pace(1.0)
+    low.poll(low.next_deadline)
+    assert low.next_deadline - pings[-1] <= 6.7
