@@ -246,6 +246,7 @@ class Store:
     quota_bytes: int = _setting(SIZE, "1GiB", key="quota")
     max_lifetime: float = _setting(DURATION, "30d")
     default_lifetime: float = _setting(DURATION, "7d")
+    slow_commit: float = _setting(DURATION, "100ms")
 
 
 @attrs.frozen(kw_only=True)

@@ -36,11 +36,13 @@ from meshd.node.clients import Listening
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.premises import Site
+from meshd.node.pulse import Pulse
 from meshd.node.step import Node, Settings, next_epoch
+from meshd.node.vitals import Vitals
 from meshd.store.database import Database
 from meshd.store.ops import PutFact
 from meshd.store.requests import Requests
-from meshd.store.worker import run_worker
+from meshd.store.worker import Timing, run_worker
 from meshd.transport.base import Address, Transport
 from meshd.transport.quic import QuicTransport
 from meshd.transport.websocket import WebsocketTransport
@@ -196,6 +198,7 @@ async def run_daemon(options: Options) -> None:
     if committed.error is not None:
         raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
     statistics: list[Callable[[NodeId], PeerStatistics | None]] = []
+    vitals = Vitals()
     node = Node(
         identity=identity,
         settings=_settings(options),
@@ -205,9 +208,10 @@ async def run_daemon(options: Options) -> None:
         rng=rng,
         free_bytes=partial(free_bytes, options.state_dir),
         dialer=lambda peer: statistics[0](peer) if statistics else None,
+        vitals=vitals,
     )
     del snapshot
-    daemon = _Daemon(options, clock, rng, identity, node, database)
+    daemon = _Daemon(options, clock, rng, identity, node, database, vitals)
     statistics.append(daemon.loop.dialer_statistics)
     await daemon.run()
 
@@ -240,12 +244,14 @@ class _Daemon:
         identity: Identity,
         node: Node,
         database: Database,
+        vitals: Vitals,
     ) -> None:
         self._options = options
         self._config = options.config
         self._settings = options.settings
         self._rng = rng
         self._database = database
+        self._vitals = vitals
         self._inbox = Inbox()
         self._requests = Requests(clock.now_ms)
         self._transports = _transports(self._config, identity, node)
@@ -273,9 +279,13 @@ class _Daemon:
 
     async def run(self) -> None:
         """Start in the order of dependence; stop in reverse: clients, links, then the disk."""
+        vitals = self._vitals
+        trio.lowlevel.add_instrument(Pulse(vitals))
+        timing = Timing(slow_s=self._config.store.slow_commit, commits=vitals.commits, reads=vitals.reads)
+        work = partial(run_worker, self._database, self._requests, self._inbox.post_nowait, timing=timing)
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-                await nursery.start(run_worker, self._database, self._requests, self._inbox.post_nowait)
+                await nursery.start(work)
                 async with trio.open_nursery() as serving:
                     await self._serve(serving)
                     notify("READY=1")
@@ -314,7 +324,9 @@ class _Daemon:
         nursery.start_soon(watch_resume, self._inbox.send)
         api = self._config.api
         path = str(self._options.runtime_dir / SOCKET_NAME)
-        await nursery.start(Server(self._inbox).serve, SocketSettings(path, api.group or None, api.mode))
+        server = Server(self._inbox)
+        self._vitals.clients = lambda: server.clients
+        await nursery.start(server.serve, SocketSettings(path, api.group or None, api.mode))
         nursery.start_soon(watchdog, lambda: self.loop.turns, self._inbox)
         device = to_text(self.loop.node.identity.node_id)
         log.info("running", device=device, socket=path, listen=[str(address) for address in bound])

@@ -12,6 +12,7 @@ SOURCES = sorted((ROOT / "meshd").rglob("*.py"))
 PURE = (
     "ids.py",
     "errors.py",
+    "histogram.py",
     "config.py",
     "wire/",
     "delivery/",
@@ -42,6 +43,9 @@ PURE = (
     "node/linking.py",
     "node/company.py",
     "node/chronicle.py",
+    "node/tally.py",
+    "node/metrics.py",
+    "node/measures.py",
     "node/insight.py",
     "node/echo.py",
     "node/inquiries.py",

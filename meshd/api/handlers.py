@@ -61,7 +61,10 @@ _MAKERS: dict[str, Maker] = {
     "why": _why,
     "breaker-reset": _plain(requests.ResetBreaker),
     "events": _events,
-    **{name: _view(name) for name in ("status", "peers", "members", "queue", "routes", "graph", "config", "doctor")},
+    **{
+        name: _view(name)
+        for name in ("status", "peers", "members", "queue", "routes", "graph", "config", "doctor", "metrics")
+    },
 }
 """Every operation that the node answers; ``version`` is the server's own."""
 

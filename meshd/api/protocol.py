@@ -347,6 +347,7 @@ OPERATIONS: dict[str, Shape] = {
     "graph": _nothing,
     "config": _nothing,
     "doctor": _nothing,
+    "metrics": _nothing,
     "version": _nothing,
 }
 """Every operation, and the shape of its arguments."""

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "graph": "meshd.cli.insight",
     "events": "meshd.cli.insight",
     "breaker": "meshd.cli.insight",
+    "metrics": "meshd.cli.monitor",
     "ping": "meshd.cli.probes",
     "trace": "meshd.cli.probes",
     "send": "meshd.cli.send",

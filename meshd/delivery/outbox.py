@@ -38,13 +38,17 @@ class Sealed:
 
 @attrs.frozen
 class Draft:
-    """A bundle with a number, not sealed yet. ``before`` undoes the service's predecessor (see ``burn``)."""
+    """A bundle with a number, not sealed yet.
+
+    ``before`` undoes the service's predecessor (see ``burn``); ``content_bytes`` is the messages' size, not compressed.
+    """
 
     flow: Flow
     number: Number
     ref: BundleRef
     plaintext: bytes
     before: Number | None
+    content_bytes: int
 
 
 class Outbox:
@@ -82,7 +86,7 @@ class Outbox:
             services[key.service] = number
         messages = encode_messages(pack.messages)
         content = Content(key.service, prev, floor, len(pack.messages), messages)
-        return Draft(flow, number, bundle_ref(flow, number), pack_content(content), before)
+        return Draft(flow, number, bundle_ref(flow, number), pack_content(content), before, len(messages))
 
     def next_number(self, flow: Flow) -> Number:
         """The number that the flow's next bundle will have."""

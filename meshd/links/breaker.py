@@ -9,7 +9,8 @@ must not be reported as a failure, but as :meth:`Breaker.dial_void`.
 
 import enum
 import random
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 
 import attrs
 
@@ -59,7 +60,7 @@ class BreakerStatistics:
         next_attempt_at: when the next probe may start, on the caller's clock; None unless open.
         recent_attempts: how many of the last 20 there were; recent_failures: how many failed.
         dial_failures: failed dials in a row.
-        openings: since the start of the process.
+        openings: since the start of the process. transitions: how often it came into each state.
     """
 
     state: State
@@ -68,6 +69,7 @@ class BreakerStatistics:
     recent_failures: int
     dial_failures: int
     openings: int
+    transitions: Mapping[State, int] = attrs.field(factory=dict)
 
 
 class Breaker:
@@ -82,6 +84,7 @@ class Breaker:
         self._early_probe_used = False
         self._open_until = 0.0
         self._openings = 0
+        self._transitions: Counter[State] = Counter()
         self._backoff = Backoff(FIRST_OPEN_SECONDS, LONGEST_OPEN_SECONDS, rng)
 
     @property
@@ -103,6 +106,7 @@ class Breaker:
             recent_failures=self._recent.count(False),
             dial_failures=self._dial_failures,
             openings=self._openings,
+            transitions=dict(self._transitions),
         )
 
     def allow(self, now: float) -> bool:
@@ -187,6 +191,8 @@ class Breaker:
 
     def _judge(self, verdict: _Verdict, now: float) -> None:
         before, self._state = self._state, _NEXT[self._state, verdict]
+        if self._state is not before:
+            self._transitions[self._state] += 1
         if self._state is State.OPEN and before is not State.OPEN:
             self._successes = 0
             self._early_probe_used = False

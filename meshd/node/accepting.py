@@ -8,13 +8,14 @@ from meshd.delivery.outbox import Draft, Outbox, Recipient, Sealed, flow_key, pa
 from meshd.delivery.packing import Pack, Packer, PackKey, Share, message_size
 from meshd.errors import MeshdError
 from meshd.ids import BundleRef, NodeId, Priority, format_message_ids
-from meshd.node.effects import Commit, SendBundle
+from meshd.node.effects import Commit
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.membership import Membership
 from meshd.node.outcomes import TRACE_KEPT_MS
 from meshd.node.peers import NO_ROW, Peers, Unacked
 from meshd.node.requests import Failure, Result, Submit
 from meshd.node.spool import Spool, session_fact
+from meshd.node.tally import count
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, Snapshot, SpoolRow
 from meshd.wire.bundle import MAX_MESSAGE_BYTES
@@ -237,7 +238,9 @@ class Acceptor:
             turn.send(link.number, Routed(self._me, recipient.node, MAX_HOPS, Kind.OFFER, offer))
         unacked = Unacked(recipient.node, pack.key.priority, True, NO_ROW, len(sealed.body))
         link.sent(sealed.bundle, unacked)
-        turn.emit(SendBundle(link.number, BundleFrame(MAX_HOPS - 1, 0, 0, sealed.head, sealed.body, len(sealed.body))))
+        frame = BundleFrame(MAX_HOPS - 1, 0, 0, sealed.head, sealed.body, len(sealed.body))
+        turn.send_bundle(link.number, link.transport, frame)
+        turn.tally.ephemeral_sent += len(pack.messages)
         self._note(shares, draft.ref)
 
     def _note(self, shares: Iterable[Share], ref: BundleRef) -> None:
@@ -281,6 +284,7 @@ class Acceptor:
         if error is None:
             for session in batch.sessions:
                 self._outbox.session_stored(session)
+            self._count(turn, batch)
             for follower in batch.followers:
                 self._followers.accept(turn, follower)
                 self._answer_repeats(turn, follower, Result({**follower.answer, "state": "accepted"}))
@@ -290,11 +294,20 @@ class Acceptor:
             row = stored.row
             self._spool.queue(row.destination, row.priority).finish_row(row.row, row.messages, row.size_bytes)
             self._outbox.burn(stored.draft, row.service or "")
+            count(turn.tally.turned_down, error, row.messages)
         failure = MeshdError(error, f"The messages could not be stored: {reason}.")
         for follower in batch.followers:
             self._followers.fail(turn, follower, failure)
             self._answer_repeats(turn, follower, Failure(failure))
         return batch.flows
+
+    @staticmethod
+    def _count(turn: Turn, batch: _Accepting) -> None:
+        tally = turn.tally
+        for stored in batch.stored:
+            tally.accepted[stored.row.priority] += stored.row.messages
+            tally.content_bytes += stored.draft.content_bytes
+            tally.packed_bytes += len(stored.draft.plaintext)
 
     def _answer_repeats(self, turn: Turn, follower: Follower, reply: Result | Failure) -> None:
         request = follower.request

@@ -20,6 +20,7 @@ from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.membership import Membership
 from meshd.node.passing import Passing
 from meshd.node.peers import Link, Peers
+from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
 from meshd.store.ops import DeleteFact, InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
 from meshd.trust.seal import (
@@ -74,8 +75,11 @@ class Arriving:
         self._receipt_count = 0
         self._next_row = 1
         self._last_ephemeral: dict[tuple[NodeId, Priority], Number] = {}
-        self.duplicates = 0
-        self.unauthentic = 0
+
+    @property
+    def usage_bytes(self) -> int:
+        """Bytes of mail that waits for apps here."""
+        return sum(self._usage.values())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what the last life knew of every flow and session."""
@@ -111,6 +115,8 @@ class Arriving:
         if head.size != len(frame.body) or frame.total != len(frame.body):
             raise RemoteProtocolError("P_BUNDLE", "the body is not of the size that its head names")
         arrival = _Arrival(link, frame, head, bundle_id(frame.head, frame.body))
+        count(turn.tally.received, link.transport)
+        count(turn.tally.received_bytes, link.transport, len(frame.body))
         if self._membership.public_key(arrival.source) is None:
             turn.turned_away[link.number].append(Refused(arrival.id, "unknown-source"))
         elif head.flow.destination != self._me:
@@ -125,7 +131,7 @@ class Arriving:
         flow = self._flow(source, head.flow.priority)
         match flow.judge(head.number):
             case Verdict.DUPLICATE:
-                self.duplicates += 1
+                turn.tally.duplicates += 1
                 turn.stored[arrival.link.number].append(arrival.id)
                 self._dirty.add((source, head.flow.priority))
             case Verdict.STALE_EPOCH:
@@ -159,7 +165,7 @@ class Arriving:
         try:
             plaintext = session.open(arrival.frame.head, head.counter, arrival.frame.body)
         except RemoteProtocolError:
-            self.unauthentic += 1
+            turn.tally.unauthentic += 1
             turn.turned_away[arrival.link.number].append(Refused(arrival.id, NOT_AUTHENTIC))
             turn.log("warning", "bundle not authentic", source=source, link=arrival.link.number)
             return None
@@ -200,6 +206,7 @@ class Arriving:
         self._dirty.add((source, priority))
         row = self._row(turn, head, content, age_ms)
         self._usage[source] += row.size_bytes
+        turn.tally.arrived[priority] += row.count
         turn.journal.append(JournalEntry(row.ref, turn.now_ms, "arrived", None, content.service))
         release = flow.take(row.row, content.service, head.number, content.prev, content.floor, _hold_until(row))
         if release is None:
@@ -263,7 +270,7 @@ class Arriving:
         turn.stored[arrival.link.number].append(arrival.id)
         last = self._last_ephemeral.get((source, head.flow.priority))
         if last is not None and head.number <= last:
-            self.duplicates += 1
+            turn.tally.duplicates += 1
             return
         session = self._sessions.find(source, head.session)
         if session is None:
@@ -272,7 +279,7 @@ class Arriving:
         try:
             content = unpack_content(session.open(arrival.frame.head, head.counter, arrival.frame.body))
         except RemoteProtocolError as error:
-            self.unauthentic += 1
+            turn.tally.unauthentic += 1
             turn.log("warning", "bundle not authentic", source=source, reason=error.reason)
             return
         self._last_ephemeral[source, head.flow.priority] = head.number
@@ -284,6 +291,7 @@ class Arriving:
         self._pass_through(turn, head, unpack_content(draft.plaintext), 0)
 
     def _pass_through(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
+        turn.tally.ephemeral_arrived += content.count
         offset = self._mailboxes.next_offset(content.service, head.flow.priority, turn.now)
         row = attrs.evolve(self._row(turn, head, content, age_ms), first_offset=offset)
         self._mailboxes.pass_through(turn, content.service, Batch(entry_of(row), content.messages))
@@ -374,8 +382,10 @@ class Arriving:
             flow = self._flow(entry.source, entry.priority)
             if reason is None:
                 flow.consume(entry.number)
+                turn.tally.read[entry.priority] += entry.count
             else:
                 flow.refuse(entry.number, reason)
+                count_reason(turn.tally.unread, reason, entry.count)
             self._usage[entry.source] -= entry.size_bytes
             self._dirty.add((entry.source, entry.priority))
         self._judge_held(turn, peers)

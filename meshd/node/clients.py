@@ -10,10 +10,11 @@ from meshd.node.accepting import Acceptor
 from meshd.node.admission import Admissions
 from meshd.node.chronicle import Chronicle
 from meshd.node.echo import Echoes
-from meshd.node.effects import CloseBreaker, Examine
+from meshd.node.effects import CloseBreaker, Examine, RenderMetrics
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.insight import Insight
 from meshd.node.mailboxes import Mailboxes
+from meshd.node.measures import Measures
 from meshd.node.membership import Membership
 from meshd.node.peers import Peers
 from meshd.node.requests import (
@@ -37,6 +38,7 @@ from meshd.node.requests import (
     Subscribe,
 )
 from meshd.node.spool import Spool
+from meshd.node.tally import count
 from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
@@ -46,6 +48,24 @@ from meshd.trust.card import CardAddress
 from meshd.wire import codec
 
 _MAX_PINGS = 1000
+_OPERATIONS: dict[type[Request], str] = {
+    Submit: "send",
+    Await: "await",
+    Subscribe: "subscribe",
+    Follow: "events",
+    AddCredit: "credit",
+    Acknowledge: "ack",
+    Cancel: "cancel",
+    Disconnected: "disconnect",
+    InitMesh: "init",
+    Invite: "invite",
+    Join: "join",
+    Remove: "remove",
+    Echo: "ping",
+    ResetBreaker: "breaker-reset",
+}
+"""What requests are counted as; a Query under the name of its view."""
+
 _ENDS = {"expired": Stage.EXPIRED, "refused": Stage.REFUSED, "delivered": Stage.DELIVERED, "consumed": Stage.CONSUMED}
 
 
@@ -84,6 +104,7 @@ class Parts:
     insight: Insight
     views: Views
     traces: Traces
+    measures: Measures
 
 
 class Clients:
@@ -101,9 +122,13 @@ class Clients:
 
     def request(self, turn: Turn, request: Request) -> None:
         """Carry out one request; errors become its answer."""
+        count(turn.tally.requests, request.view if type(request) is Query else _OPERATIONS.get(type(request), "other"))
         try:
             self._request(turn, request)
         except MeshdError as error:
+            count(turn.tally.request_errors, error.code)
+            if isinstance(request, Submit):
+                count(turn.tally.turned_down, error.code, len(request.messages))
             turn.answer(request, Failure(error))
 
     def _request(self, turn: Turn, request: Request) -> None:
@@ -270,6 +295,8 @@ class Clients:
                 turn.answer(query, Result(views.events(int(query.argument), turn.now)))
             case "graph":
                 turn.answer(query, Result(self._parts.insight.graph(turn.now)))
+            case "metrics":
+                turn.emit(RenderMetrics(query.port, query.id, self._parts.measures.families(turn.now)))
             case "why":
                 turn.answer(query, Result(self._parts.insight.why(str(query.argument), turn.now)))
             case "config" | "doctor":

@@ -7,6 +7,7 @@ import attrs
 from meshd.delivery.receipts import Receipt
 from meshd.errors import MeshdError
 from meshd.ids import Epoch, NodeId
+from meshd.node.metrics import Family
 from meshd.node.requests import Port, Query, Reply
 from meshd.store.ops import Op, Read
 from meshd.transport.base import Address
@@ -67,6 +68,15 @@ class Answer:
     port: Port
     id: int
     reply: Reply
+
+
+@attrs.frozen
+class RenderMetrics:
+    """Answer a request with these metrics as OpenMetrics text."""
+
+    port: Port
+    id: int
+    families: tuple[Family, ...]
 
 
 @attrs.frozen
@@ -218,6 +228,7 @@ Effect: TypeAlias = (
     | SendBundle
     | CloseLink
     | Answer
+    | RenderMetrics
     | SeekPeer
     | WantLink
     | LeavePeer

@@ -18,6 +18,7 @@ from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
+from meshd.node.tally import count_reason
 from meshd.node.turn import Turn
 from meshd.trust.seal import open_blob, open_need_offer, open_stale_epoch, sign_blob
 from meshd.wire.frames import MAX_HOPS, Ack, BundleFrame, Echo, Frame, Kind, ProbeRequest, ProbeResult, Routed
@@ -49,6 +50,7 @@ class Exchange:
             for frame in event.frames:
                 self._frame(turn, link, frame)
         except RemoteProtocolError as error:
+            count_reason(turn.tally.protocol_errors, error.code)
             turn.log(
                 "warning", "protocol error", peer=link.peer, link=link.number, code=error.code, reason=error.reason
             )

@@ -4,6 +4,7 @@ import attrs
 
 from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch, NodeId
+from meshd.links.choice import transport_rank
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.node.arriving import Arriving
 from meshd.node.chronicle import Chronicle
@@ -14,6 +15,7 @@ from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
+from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
 from meshd.store.ops import PutFact
 from meshd.wire import codec
@@ -39,6 +41,8 @@ class Linking:
     chronicle: Chronicle
     company: Company
     seen: Epoch | None = None
+    _transports: dict[NodeId, str] = attrs.field(factory=dict, init=False)
+    """What each peer was linked over last."""
 
     def up(self, turn: Turn, event: LinkUp, own_epoch: Epoch) -> None:
         """A handshake ended well. The roster may have changed since it began."""
@@ -57,7 +61,9 @@ class Linking:
             self._note_seen(event.seen)
         before = self.peers.link_to(event.peer)
         link = self.peers.up(turn, event)
+        count(turn.tally.links_up, event.transport)
         if event.dialed:
+            count(turn.tally.dials, "linked")
             remote = event.remote
             place = codec.encode([remote.transport, remote.host, remote.port])
             turn.lazy_ops.append(PutFact("address", event.peer, place))
@@ -68,6 +74,7 @@ class Linking:
 
     def down(self, turn: Turn, event: LinkDown) -> None:
         """A link is gone; another one to the same device may take its place."""
+        count_reason(turn.tally.links_down, event.code)
         before = self.peers.link_to(event.peer)
         self.chronicle.link_down(turn, event, self.peers.link(event.link))
         self.peers.down(turn, event)
@@ -88,6 +95,7 @@ class Linking:
     def routes_changed(self, turn: Turn) -> None:
         """Act on what the router has decided since the last turn."""
         for destination in self.routes.take_changed():
+            turn.tally.route_changes += 1
             self.spool.touch(destination)
             self.company.touch()
             self.chronicle.route_changed(turn, destination, self.peers.next_hops.get(destination))
@@ -108,10 +116,18 @@ class Linking:
         if link is None:
             self.routes.link_lost(turn, peer)
         else:
+            self._note_transport(turn, peer, link.transport)
             self.routes.link_chosen(turn, link)
         if before is not None:
             self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
         self.spool.touch(peer)
+
+    def _note_transport(self, turn: Turn, peer: NodeId, transport: str) -> None:
+        """Also across a gap: a peer that comes back over a worse transport has moved to it."""
+        before = self._transports.get(peer, transport)
+        self._transports[peer] = transport
+        turn.tally.upgrades += transport_rank(transport) < transport_rank(before)
+        turn.tally.downgrades += transport_rank(transport) > transport_rank(before)
 
     def _greet(self, turn: Turn, link: Link) -> None:
         self.membership.greet(turn, link)

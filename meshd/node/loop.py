@@ -45,6 +45,7 @@ from meshd.node.effects import (
     LinkChosen,
     Load,
     Log,
+    RenderMetrics,
     SeekPeer,
     SendBundle,
     SendControl,
@@ -54,6 +55,7 @@ from meshd.node.effects import (
 from meshd.node.examinations import Examinations
 from meshd.node.inbox import Inbox
 from meshd.node.joining import Doorkeeper, join
+from meshd.node.metrics import Family
 from meshd.node.premises import HERE, Site
 from meshd.node.requests import Result
 from meshd.node.step import Node
@@ -305,6 +307,8 @@ class Loop:
                 dialer = self._dialers.pop(peer, None)
                 if dialer is not None:
                     dialer.scope.cancel()
+            case RenderMetrics():
+                nursery.start_soon(_render, effect)
             case LinkChosen():
                 pass  # the dialer learns of links from LinkUp and LinkDown
             case Announce():
@@ -390,3 +394,17 @@ class Loop:
         if isinstance(value, bytes):
             return self.node.membership.name_of(NodeId(value)) if len(value) == 16 else to_text(value)
         return value
+
+
+async def _render(effect: RenderMetrics) -> None:
+    """On a thread: the first time it imports a library, and later it may be a long text."""
+    text = await trio.to_thread.run_sync(_as_text, effect.families, abandon_on_cancel=True)
+    effect.port.reply_nowait(effect.id, Result(text))
+
+
+def _as_text(families: tuple[Family, ...]) -> dict[str, str]:
+    from meshd.node.openmetrics import (
+        openmetrics,
+    )  # here, so that only a daemon that is asked has the library in memory
+
+    return openmetrics(families)

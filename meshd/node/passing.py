@@ -2,7 +2,6 @@
 
 from meshd.ids import BundleId, NodeId, bundle_ref
 from meshd.node.accepting import Limits
-from meshd.node.effects import SendBundle
 from meshd.node.membership import Membership
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
 from meshd.node.spool import Spool
@@ -39,6 +38,7 @@ class Passing:
             turn.stored[link.number].append(bundle)
             self._hand_on(turn, link, frame, head, bundle, peers)
         elif bundle in self._spool.custody:
+            turn.tally.hop_duplicates += 1
             turn.stored[link.number].append(bundle)
         elif self._is_full(link.peer, len(frame.body)):
             turn.turned_away[link.number].append(Busy(bundle, RETRY_AFTER_MS))
@@ -76,6 +76,7 @@ class Passing:
             expires_ms=turn.now_ms + head.lifetime_ms - frame.age_ms,
             size_bytes=len(frame.body) + ROW_OVERHEAD_BYTES,
         )
+        turn.tally.taken_over += 1
         turn.ops.append(PutSpool(row))
         turn.stored[link.number].append(bundle)
         turn.journal.append(JournalEntry(ref, turn.now_ms, "custody", None, self._membership.name_of(link.peer)))
@@ -90,4 +91,4 @@ class Passing:
             return
         onward.sent(bundle, Unacked(head.flow.destination, head.flow.priority, True, NO_ROW, len(frame.body)))
         on = BundleFrame(frame.hop_limit - 1, frame.age_ms, frame.copies, frame.head, frame.body, frame.total)
-        turn.emit(SendBundle(onward.number, on))
+        turn.send_bundle(onward.number, onward.transport, on)

@@ -14,10 +14,11 @@ from meshd.delivery.receipts import Receipt, decode_receipt, encode_receipt
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
-from meshd.node.effects import DataTimeout, SendBundle
+from meshd.node.effects import DataTimeout
 from meshd.node.followers import Stage
 from meshd.node.outcomes import Outcomes
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
+from meshd.node.tally import count_reason
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import (
     DeleteSpool,
@@ -210,7 +211,7 @@ class Spool:
             self._outcomes.sent(turn, waiting.ref, link.transport)
         else:
             turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, "forwarded", None, link.transport))
-        turn.emit(SendBundle(link.number, bundle_frame(waiting, turn.now_ms)))
+        turn.send_bundle(link.number, link.transport, bundle_frame(waiting, turn.now_ms))
 
     def offer_once(self, link: Link, session: bytes) -> bytes | None:
         """The offer to send before a session's first bundle on a link, unless the destination has it."""
@@ -328,7 +329,7 @@ class Spool:
     def watch(self, ref: BundleRef, record: TraceRecord) -> None:
         """Somebody wants to hear of the consumption of a bundle that was delivered in an earlier life."""
         if record.destination is not None and record.number is not None and record.priority is not None:
-            self._outcomes.watch(record.destination, record.priority, record.number, ref)
+            self._outcomes.watch(record.destination, record.priority, record.number, ref, record.messages)
 
     def stage_of_delivered(self, record: TraceRecord) -> Stage:
         """What became of a delivered bundle: expired unread, or consumed by its destination's last receipt."""
@@ -399,6 +400,7 @@ class Spool:
         self._end_custody(turn, waiting.row, waiting.ref, reason)
 
     def _end_custody(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
+        count_reason(turn.tally.custody_ended, reason)
         self._note_finished(row)
         self.custody.end(row)
         turn.lazy_ops.append(DeleteSpool((row,)))
@@ -408,6 +410,7 @@ class Spool:
         unacked = link.acked(bundle)
         if unacked is None or unacked.row == NO_ROW:
             return
+        count_reason(turn.tally.turned_away, code)
         queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
         if unacked.row not in queue.in_flight:  # it has ended meanwhile, or waits to be sent again: nothing to wait for
             return
@@ -456,6 +459,7 @@ class Spool:
                 continue
             if queue.in_flight:
                 turn.log("warning", "receipt overdue", peer=queue.destination, bundles=len(queue.in_flight))
+                turn.tally.resent += len(queue.in_flight)
                 turn.emit(DataTimeout(link.peer))
                 link.forget(queue.destination, queue.priority, own=queue.own)
                 if not queue.own:

@@ -31,6 +31,7 @@ from meshd.node.inquiries import Assisted, Inquire, Inquiries
 from meshd.node.insight import Insight
 from meshd.node.linking import Linking
 from meshd.node.mailboxes import Mailboxes
+from meshd.node.measures import Measures
 from meshd.node.membership import Membership
 from meshd.node.outcomes import Outcomes
 from meshd.node.passing import Passing
@@ -38,9 +39,11 @@ from meshd.node.peers import Peers
 from meshd.node.requests import Request
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
+from meshd.node.tally import Tally, count_reason
 from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
+from meshd.node.vitals import Vitals
 from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity
@@ -84,6 +87,7 @@ class Node:
         now: mesh-local seconds.
         dialer: what a peer's dialer knows, for people.
         free_bytes: what the disk still takes; near its end no mail is taken, from apps or peers.
+        vitals: what the shell measures of itself.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Node:
         rng: random.Random,
         dialer: Callable[[NodeId], PeerStatistics | None],
         free_bytes: Callable[[], int] = lambda: sys.maxsize,
+        vitals: Vitals | None = None,
     ) -> None:
         me = identity.node_id
         self._me = me
@@ -106,6 +111,7 @@ class Node:
         self._rng = rng
         self._started = now
         self._tickets = Tickets()
+        self._tally = Tally()
         name = snapshot.facts.get("name", {}).get(b"")
         self.membership = Membership(
             identity,
@@ -159,6 +165,19 @@ class Node:
             insight=Insight(membership=self.membership, peers=self.peers, routes=self._routes, dialer=dialer),
             views=self._views,
             traces=self._traces,
+            measures=Measures(
+                membership=self.membership,
+                peers=self.peers,
+                spool=self.spool,
+                arriving=self._arriving,
+                routes=self._routes,
+                tally=self._tally,
+                vitals=vitals or Vitals(),
+                quota_bytes=settings.quota_bytes,
+                started=now,
+                dialer=dialer,
+                free_bytes=free_bytes,
+            ),
         )
         self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
@@ -205,7 +224,7 @@ class Node:
 
     def start(self, now: float) -> list[Effect]:
         """The first turn."""
-        turn = Turn(now)
+        turn = Turn(now, self._tally)
         roster = self.membership.roster
         if roster is not None:
             turn.emit(Announce(bytes(roster.mesh_id)))
@@ -216,7 +235,7 @@ class Node:
 
     def step(self, events: Iterable[object], now: float) -> list[Effect]:
         """Take the events of a moment; return what follows."""
-        turn = Turn(now)
+        turn = Turn(now, self._tally)
         for event in events:
             self._handle(turn, event)
         self._poll(turn)
@@ -332,9 +351,11 @@ class Node:
             case LinkMeasured():
                 self._linking.measured(turn, event)
             case DialFailed():
+                count_reason(turn.tally.dials, event.code)
                 self.peers.dial_failed(event)
                 self._chronicle.dial_failed(turn, event)
             case AcceptFailed():
+                count_reason(turn.tally.strangers, event.code)
                 turn.log("info", "connection refused", remote=str(event.remote), code=event.code, reason=event.reason)
             case PeerSeen():
                 self._peer_seen(turn, event)
@@ -375,6 +396,7 @@ class Node:
     # --- the store
 
     def _committed(self, turn: Turn, event: Committed) -> None:
+        turn.tally.commits_failed += event.error is not None
         for ticket in event.tickets:
             burnt = self._acceptor.committed(turn, ticket, event.error, event.reason)
             if burnt is not None:

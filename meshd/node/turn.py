@@ -6,10 +6,11 @@ from typing import Any
 import attrs
 
 from meshd.ids import BundleId
-from meshd.node.effects import Answer, Commit, Effect, Load, Log, SendControl
+from meshd.node.effects import Answer, Commit, Effect, Load, Log, SendBundle, SendControl
 from meshd.node.requests import Reply, Request
+from meshd.node.tally import Tally, count
 from meshd.store.ops import AddJournal, JournalEntry, Op, Read
-from meshd.wire.frames import Ack, Busy, Frame, Refused
+from meshd.wire.frames import Ack, BundleFrame, Busy, Frame, Refused
 
 _ACKS_PER_FRAME = 512
 
@@ -20,6 +21,7 @@ class Turn:
 
     Args:
         now: mesh-local seconds; see ``store.ops`` for that clock.
+        tally: counts what happens, over all turns.
         effects: to be carried out now.
         ops: to be committed at once, in one transaction.
         when_durable: effects that wait for that commit.
@@ -27,6 +29,7 @@ class Turn:
     """
 
     now: float
+    tally: Tally = attrs.field(factory=Tally)
     effects: list[Effect] = attrs.field(factory=list)
     ops: list[Op] = attrs.field(factory=list)
     when_durable: list[Effect] = attrs.field(factory=list)
@@ -62,6 +65,12 @@ class Turn:
     def send(self, link: int, frame: Frame) -> None:
         """Queue a control frame."""
         self.effects.append(SendControl(link, frame))
+
+    def send_bundle(self, link: int, transport: str, frame: BundleFrame) -> None:
+        """Queue a bundle."""
+        count(self.tally.sent, transport)
+        count(self.tally.sent_bytes, transport, frame.total)
+        self.effects.append(SendBundle(link, frame))
 
     def log(self, level: str, event: str, **fields: Any) -> None:
         """Log a line."""

@@ -7,20 +7,22 @@ gather, and all of them go into the next: under load many share one fsync, and a
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import attrs
 import trio
 
+from meshd.histogram import Histogram
 from meshd.logs import get_logger
 from meshd.store.database import Database
-from meshd.store.requests import Due, Event, Requests, carry_out, split
+from meshd.store.requests import Ask, Commit, Due, Event, Requests, carry_out, split
 
 CLOSE_LIMIT_S = 3.0
 """How long an ending daemon waits for the disk, seconds; what is not on disk by then was never accepted."""
 BUSY_PASSES = 8
 """Passes of a busy loop that a commit waits at most: more than a message takes to its socket."""
 SLOW_COMMIT_S = 0.1
-"""A transaction or read over this is logged, seconds."""
+"""A transaction or read over this is logged, seconds, when nothing else is said."""
 
 _log = get_logger(__name__)
 
@@ -70,7 +72,30 @@ class _Returns:
             raise self._error
 
 
-def _serve(database: Database, inbound: queue.SimpleQueue[Due | None], returns: _Returns) -> None:
+@attrs.frozen(kw_only=True)
+class Timing:
+    """What becomes of how long the store takes: it is counted, and logged when over ``slow_s``. All in seconds."""
+
+    slow_s: float = SLOW_COMMIT_S
+    commits: Histogram | None = None
+    reads: Histogram | None = None
+
+    def note(self, run: Sequence[Commit] | Sequence[Ask], took_s: float) -> None:
+        """A run of requests took so long. From the store's thread."""
+        is_commit = isinstance(run[0], Commit)
+        histogram = self.commits if is_commit else self.reads
+        if histogram is not None:
+            histogram.observe(took_s)
+        if took_s > self.slow_s:
+            _log.warning(
+                "commit slow" if is_commit else "read slow",
+                took_ms=round(took_s * 1000),
+                requests=len(run),
+                limit_ms=round(self.slow_s * 1000),
+            )
+
+
+def _serve(database: Database, inbound: queue.SimpleQueue[Due | None], returns: _Returns, timing: Timing) -> None:
     """The thread's body: until None comes, carry out what came, all at once."""
     error: BaseException | None = None
     try:
@@ -85,14 +110,15 @@ def _serve(database: Database, inbound: queue.SimpleQueue[Due | None], returns: 
                 started = time.monotonic()
                 events = carry_out(database, run, due[-1].clock_ms)
                 returns.give(events)
-                took = time.monotonic() - started
-                if took > SLOW_COMMIT_S:
-                    _log.warning("commit slow", took_ms=round(took * 1000), requests=len(run))
+                timing.note(run, time.monotonic() - started)
         database.close()
     except BaseException as broken:  # the thread's boundary: run_worker raises it
         error = broken
     finally:
         returns.end(error)
+
+
+_UNTIMED = Timing()
 
 
 class _Handover(trio.abc.Instrument):
@@ -138,6 +164,7 @@ async def run_worker(
     requests: Requests,
     post: Callable[[Event], None],
     *,
+    timing: Timing = _UNTIMED,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Carry out requests on a thread of its own until they are closed, then close the database.
@@ -146,6 +173,7 @@ async def run_worker(
         database: nobody else may use it from now on.
         requests: the only way in.
         post: called on the Trio thread with each event, in the order of the requests; must not block.
+        timing: what becomes of how long it all takes.
 
     Cancelled: what was asked for is still committed and posted, within CLOSE_LIMIT_S, then the
     database is closed. Whatever the thread or ``post`` raises is a defect, and is raised here.
@@ -156,7 +184,7 @@ async def run_worker(
     returns = _Returns(post)
     inbound: queue.SimpleQueue[Due | None] = queue.SimpleQueue()
     # A daemon thread: a disk that hangs for ever must not keep the process from ending.
-    threading.Thread(target=_serve, args=(database, inbound, returns), name="store", daemon=True).start()
+    threading.Thread(target=_serve, args=(database, inbound, returns, timing), name="store", daemon=True).start()
     task_status.started()
     handover = _Handover(inbound)
     trio.lowlevel.add_instrument(handover)

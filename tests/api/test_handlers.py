@@ -61,7 +61,7 @@ BUILT = [
     ("events", {"follow": True, "last": 0, "credit": 7}, requests.Follow(**COMMON, last=0, credit=7)),
     *[
         (view, {}, requests.Query(**COMMON, view=view))
-        for view in ("status", "peers", "members", "queue", "routes", "graph", "config", "doctor")
+        for view in ("status", "peers", "members", "queue", "routes", "graph", "config", "doctor", "metrics")
     ],
 ]
 
