@@ -5,6 +5,7 @@ import time
 import click
 
 from meshd.cli import drawing, screen
+from meshd.cli.advice import Failure, advise
 from meshd.cli.answers import Fields, fields_of, rows_of
 from meshd.cli.session import Command, Session, pass_session
 from meshd.cli.units import age, count, milliseconds, percent
@@ -31,10 +32,10 @@ _EVENT_COLOURS = {
 @click.argument("peer")
 @pass_session
 def why(session: Session, peer: str) -> None:
-    """Say why PEER is linked or not.
+    """Say why PEER is linked or not, and what to do.
 
-    The decision and its reason, the breaker, the quality of the link, the route, and each address
-    that PEER may be at, with the last error there.
+    The decision and its reason, what is known of PEER, each address that was tried with the last
+    error there, and what that calls for.
     """
     answer = session.ask("why", {"peer": peer})
     if session.as_json:
@@ -43,11 +44,28 @@ def why(session: Session, peer: str) -> None:
     fields = fields_of(answer)
     decision = screen.printable(fields.text("decision"))
     screen.line(f"{screen.paint(screen.printable(fields.text('name')), bold=True)}: {decision}")
-    if fields.text_or("hint"):
-        screen.hint(f"  {screen.printable(fields.text('hint'))}")
-    screen.line()
+    _heading("What it is")
     screen.facts([(name, value) for name, value in _facts(fields) if value])
-    _show_candidates(fields.rows("candidates"))
+    _heading("What was tried")
+    candidates = fields.rows("candidates")
+    _show_candidates(candidates)
+    is_linked = fields.inner_or_none("link") is not None
+    failures = [] if is_linked else [failure for row in candidates if (failure := _failure(row)) is not None]
+    steps = advise(fields.text("name"), fields.text_or("hint"), failures)
+    if steps:
+        _heading("What to do")
+    for step in steps:
+        screen.line(f"- {screen.printable(step)}")
+
+
+def _heading(text: str) -> None:
+    screen.line()
+    screen.line(screen.paint(text, bold=True))
+
+
+def _failure(row: Fields) -> Failure | None:
+    error = row.text_or("last_error")
+    return Failure(row.text("address"), error) if error and row.values.get("usable", True) else None
 
 
 def _facts(fields: Fields) -> list[tuple[str, str]]:
@@ -101,7 +119,6 @@ def _breaker(fields: Fields) -> str:
 
 
 def _show_candidates(rows: list[Fields]) -> None:
-    screen.line()
     if not rows:
         screen.line("No address of it is known.")
         return

@@ -69,7 +69,7 @@ def _status_advice(in_mesh: bool, up: int, known: int) -> str | None:
     if known == 0:
         return "No other device in this mesh yet. Bring one in with: meshctl invite"
     if up == 0:
-        return "No device is linked. See why: meshctl peers"
+        return "No device is linked. Find out why: meshctl doctor"
     return None
 
 
@@ -92,10 +92,12 @@ def peers(session: Session) -> None:
         [_peer_cells(row) for row in rows],
         [_LINK_COLOURS.get(row.text("state")) for row in rows],
     )
-    if all(row.text("state") == "down" for row in rows):
+    down = [row for row in rows if row.text("state") == "down"]
+    if down:
         screen.line()
-        screen.hint("No device is linked. Are they switched on, and on this network? A firewall must let through")
-        screen.hint("UDP 5353 (finding each other) and the ports that `meshctl status` shows on each device.")
+        screen.hint(f"Why not, and what to do: meshctl why {screen.printable(down[0].text('name'))}")
+    if len(down) == len(rows):
+        screen.hint("No device is linked. To look at this device and its network: meshctl doctor")
 
 
 def _peer_cells(row: Fields) -> tuple[str, ...]:

@@ -282,7 +282,7 @@ def _due(dialer: PeerStatistics | None) -> str:
 
 
 def _unlinked(name: str, peer: Peer, dialer: PeerStatistics) -> _Verdict:
-    retry = f"See the errors below. To try at once: meshctl breaker reset {name}"
+    retry = f"To try at once: meshctl breaker reset {name}"
     match dialer.decision:
         case Decision.SPARED:
             words = "not dialed because there are links enough (links.max_links), and it is reached over them"

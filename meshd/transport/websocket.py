@@ -5,6 +5,7 @@ length-prefixed frames each, ``meshd-join/1`` the same frames straight on TLS.
 """
 
 import contextlib
+import os
 import random
 import socket
 import ssl
@@ -258,7 +259,7 @@ async def _dial_tls(address: Address, context: ssl.SSLContext, server_name: str 
         # Trio puts the error of each address tried in a group.
         cause = error.__cause__
         errors = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause or error,)
-        raise TransportError(getattr(errors[0], "strerror", None) or str(errors[0])) from error
+        raise TransportError(_short_reason(errors[0])) from error
     stream = TlsStream(raw, context, server_name=server_name)
     try:
         await stream.do_handshake()
@@ -266,6 +267,14 @@ async def _dial_tls(address: Address, context: ssl.SSLContext, server_name: str 
         stream.abort()
         raise
     return stream
+
+
+def _short_reason(error: BaseException) -> str:
+    """What the system says, without the address: that is told beside it."""
+    if isinstance(error, socket.gaierror):  # its number is no errno
+        return error.strerror or str(error)
+    number = getattr(error, "errno", None)
+    return str(error) if number is None else os.strerror(number)
 
 
 Opener = Callable[[trio.Nursery, TlsStream], Awaitable[trio_websocket.WebSocketConnection]]

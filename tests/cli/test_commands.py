@@ -134,7 +134,7 @@ def test_status_is_a_block_of_facts(meshctl: Meshctl, daemon: FakeDaemon) -> Non
     [
         ({"mesh": None, "peers_up": 0, "peers_known": 0}, "Found one: meshctl init NAME. Or enter one: meshctl join"),
         ({"peers_up": 0, "peers_known": 0}, "meshctl invite"),
-        ({"peers_up": 0}, "See why: meshctl peers"),
+        ({"peers_up": 0}, "meshctl doctor"),
     ],
 )
 def test_status_says_what_to_do_next(meshctl: Meshctl, daemon: FakeDaemon, change: dict[str, Any], advice: str) -> None:
@@ -144,11 +144,12 @@ def test_status_says_what_to_do_next(meshctl: Meshctl, daemon: FakeDaemon, chang
 
 def test_peers_are_a_table_with_units(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     daemon.answers["peers"] = PEERS
-    heading, attic, garage = meshctl("peers").out.splitlines()
+    heading, attic, garage, _, hint = meshctl("peers").out.splitlines()
     assert " ".join(heading.split()) == "NAME STATE VIA RTT LOSS QUALITY BREAKER ADDRESS LAST ERROR ID"
     assert attic.split("  ", 1)[0] == "attic"
     for shown in ("up", "quic", "3.2 ms", "0.4 %", "excellent 93", "192.0.2.7:7843", ATTIC):
         assert shown in attic
+    assert hint == "Why not, and what to do: meshctl why garage"
     assert "connection refused" in garage
     assert "open" in garage
     assert heading.index("ID") == attic.index(ATTIC) == garage.index("g" * 26)
@@ -164,7 +165,7 @@ def test_columns_that_say_nothing_are_left_out(meshctl: Meshctl, daemon: FakeDae
 
 def test_peers_says_why_nobody_is_linked(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     daemon.answers["peers"] = PEERS[1:]
-    assert "UDP 5353" in meshctl("peers").out
+    assert meshctl("peers").out.splitlines()[-1].endswith("meshctl doctor")
 
 
 @pytest.mark.parametrize(("mesh", "advice"), [(None, "meshctl init NAME"), (STATUS["mesh"], "meshctl invite")])

@@ -63,7 +63,7 @@ LINKED: dict[str, Any] = {
 UNLINKED: dict[str, Any] = LINKED | {
     "state": "breaker-open",
     "decision": "waiting 12 s because the breaker is open: 6 dials in a row failed",
-    "hint": "See the errors below. To try at once: meshctl breaker reset attic",
+    "hint": "To try at once: meshctl breaker reset attic",
     "candidates": [
         LINKED["candidates"][0] | {"last_error": "Connection refused", "last_success_s": None, "last_tried_s": 1.5},
         LINKED["candidates"][0] | {"address": "quic://172.17.0.2:7843", "usable": False, "last_tried_s": None},
@@ -92,12 +92,14 @@ def test_why_of_a_linked_device(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     assert meshctl("why", "attic").out.splitlines() == [
         "attic: linked over quic for 3 min, because quic is the best transport there is",
         "",
+        "What it is",
         "link     quic://192.0.2.7:7843, dialed by this device 3 min ago",
         "quality  excellent 97: round trip 3.2 ms, loss 0.4 %, broke 1 time in the last hour",
         "route    direct, metric 14",
         "breaker  closed",
         f"id       {ATTIC}",
         "",
+        "What was tried",
         "ADDRESS                FROM  TRIED      WORKED",
         "quic://192.0.2.7:7843  mdns  3 min ago  3 min ago",
     ]
@@ -109,18 +111,22 @@ def test_why_of_one_that_is_not(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     daemon.answers["why"] = UNLINKED
     shown = meshctl("why", "attic").out.splitlines()
     assert shown[0] == "attic: waiting 12 s because the breaker is open: 6 dials in a row failed"
-    assert shown[1] == "  See the errors below. To try at once: meshctl breaker reset attic"
     assert "route       by way of garage, metric 34" in shown
     assert "breaker     open (6 dials in a row failed; next attempt in 12 s; 6 of the last 8 attempts failed)" in shown
     assert "last error  quic://192.0.2.7:7843: Connection refused" in shown
-    assert shown[-2].split("  ")[-1] == "Connection refused"
-    assert shown[-1].endswith("not used here")
+    tried = shown[shown.index("What was tried") + 2 :]
+    assert tried[0].split("  ")[-1] == "Connection refused"
+    assert tried[1].endswith("not used here")
+    assert shown[shown.index("What to do") + 1 :] == [
+        "- To try at once: meshctl breaker reset attic",
+        "- The machine at quic://192.0.2.7:7843 is on, but no meshd listens there. On it: systemctl status meshd",
+    ]
 
 
 def test_why_says_when_nothing_is_known(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     daemon.answers["why"] = UNLINKED | {"candidates": [], "route": None, "breaker_detail": None, "breaker": "closed"}
     shown = meshctl("why", "attic").out.splitlines()
-    assert shown[-1] == "No address of it is known."
+    assert shown[shown.index("What was tried") + 1] == "No address of it is known."
     assert "route       none: mail for it waits" in shown
     assert "breaker     closed" in shown
     daemon.answers["why"] |= {"state": "removed"}
