@@ -6,7 +6,7 @@ import attrs
 
 from meshd.delivery.receipts import Receipt
 from meshd.errors import MeshdError
-from meshd.ids import Epoch, NodeId
+from meshd.ids import Epoch, NodeId, Number, Priority
 from meshd.node.metrics import Family
 from meshd.node.requests import Port, Query, Reply
 from meshd.store.ops import Op, Read
@@ -141,6 +141,15 @@ class LocalReceipt:
 
 
 @attrs.frozen
+class EndStored:
+    """The ends of bundles of earlier lives are on disk, ``lowest`` among them; the node takes it itself."""
+
+    destination: NodeId
+    priority: Priority
+    lowest: Number
+
+
+@attrs.frozen
 class EpochStored:
     """A higher epoch of ours is on disk; the node takes it itself."""
 
@@ -237,6 +246,7 @@ Effect: TypeAlias = (
     | DataAcked
     | CloseBreaker
     | LocalReceipt
+    | EndStored
     | EpochStored
     | Fail
     | Announce

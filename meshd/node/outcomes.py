@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from meshd.delivery.outbox import Outbox
 from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.delivery.receipts import UNREAD, Receipt
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleRef, Epoch, Flow, NodeId, Number, Priority, bundle_ref
+from meshd.node.effects import EndStored
 from meshd.node.followers import Followers, Stage
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
@@ -23,12 +25,15 @@ _Watched: TypeAlias = dict[int, tuple[BundleRef, int]]
 class Outcomes:
     """Writes ends down, and tells who waits for them."""
 
-    def __init__(self, me: NodeId, sessions: OutgoingSessions, followers: Followers) -> None:
+    def __init__(self, me: NodeId, outbox: Outbox, sessions: OutgoingSessions, followers: Followers) -> None:
         self._me = me
+        self._outbox = outbox
         self._sessions = sessions
         self._followers = followers
         self._unconsumed: dict[tuple[NodeId, Priority], dict[Epoch, _Watched]] = {}
         """Delivered bundles whose consumption somebody may want to hear of."""
+        self._unwritten: dict[tuple[NodeId, Priority], list[Number]] = {}
+        """The lowest of each lot of earlier lives' bundles whose ends are on their way to the disk."""
 
     def sent(self, turn: Turn, ref: BundleRef, via: str) -> None:
         """A bundle left for its next hop."""
@@ -39,15 +44,15 @@ class Outcomes:
         """The queue's last receipt covers these."""
         if not done or queue.receipt is None:
             return
-        delivered: list[int] = []
+        delivered: dict[int, Number] = {}
         for waiting in done:
             if waiting.head:
                 self._sessions.confirm(decode_head(waiting.head).session)
             code = queue.receipt.refusal_of(waiting.number)
             if code not in (None, UNREAD):
-                self._refused(turn, waiting, code)
+                self._refused(turn, queue, waiting, code)
                 continue
-            delivered.append(waiting.row)
+            delivered[waiting.row] = waiting.number
             turn.tally.delivered[queue.priority] += waiting.messages
             self._end(turn, waiting.ref, Stage.DELIVERED, None)
             if code == UNREAD:
@@ -58,8 +63,7 @@ class Outcomes:
             else:
                 self.watch(queue.destination, queue.priority, waiting.number, waiting.ref, waiting.messages)
         if delivered:
-            kept_until = turn.now_ms + TRACE_KEPT_MS
-            turn.lazy_ops.append(FinishSpool(tuple(delivered), "delivered", None, kept_until))
+            self._write(turn, (queue.destination, queue.priority), delivered, "delivered", None)
 
     def watch(self, destination: NodeId, priority: Priority, number: Number, ref: BundleRef, messages: int) -> None:
         """The bundle is delivered; note when a receipt says that it is consumed."""
@@ -106,25 +110,53 @@ class Outcomes:
     def refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
         """A waiting bundle of ours can't be delivered."""
         queue.finish(waiting)
-        self._refused(turn, waiting, code)
+        self._refused(turn, queue, waiting, code)
 
     def expired(self, turn: Turn, rows: Sequence[ExpiredRow]) -> None:
         """The lifetime of these bundles of ours is over."""
+        flows: dict[tuple[NodeId, Priority], dict[int, Number]] = {}
         for row in rows:
             count(turn.tally.expired, "lifetime", row.messages)
             self._end(turn, row.ref, Stage.EXPIRED, "lifetime")
-        if rows:
-            numbers = tuple(row.row for row in rows)
-            turn.lazy_ops.append(FinishSpool(numbers, "expired", "lifetime", turn.now_ms + TRACE_KEPT_MS))
+            flows.setdefault((row.destination, row.priority), {})[row.row] = row.number
+        for flow, ended in flows.items():
+            self._write(turn, flow, ended, "expired", "lifetime")
 
-    def _refused(self, turn: Turn, waiting: Waiting, code: str) -> None:
-        turn.lazy_ops.append(FinishSpool((waiting.row,), "refused", code, turn.now_ms + TRACE_KEPT_MS))
+    def _refused(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
+        self._write(turn, (queue.destination, queue.priority), {waiting.row: waiting.number}, "refused", code)
         count_reason(turn.tally.refused, code, waiting.messages)
         self._end(turn, waiting.ref, Stage.REFUSED, code)
 
     def _consumed(self, turn: Turn, priority: Priority, ref: BundleRef, messages: int) -> None:
         turn.tally.consumed[priority] += messages
         self._end(turn, ref, Stage.CONSUMED, None)
+
+    def _write(
+        self, turn: Turn, flow: tuple[NodeId, Priority], ended: dict[int, Number], state: str, reason: str | None
+    ) -> None:
+        """Write down the ends of these (row -> number).
+
+        Once a floor has passed an earlier life's numbers, the destination forgets them. If the disk does not know
+        by then that a bundle has ended, the next life sends it again, and it is turned away as stale: what was
+        consumed would be told refused.
+        """
+        turn.lazy_ops.append(FinishSpool(tuple(ended), state, reason, turn.now_ms + TRACE_KEPT_MS))
+        earlier = [number for number in ended.values() if number.epoch != self._outbox.epoch]
+        if earlier:
+            stored = EndStored(*flow, min(earlier))
+            self._unwritten.setdefault(flow, []).append(stored.lowest)
+            turn.when_written.append(stored)
+
+    def end_stored(self, stored: EndStored) -> None:
+        """What :meth:`_write` asked for is on disk."""
+        flow = (stored.destination, stored.priority)
+        self._unwritten[flow].remove(stored.lowest)
+        if not self._unwritten[flow]:
+            del self._unwritten[flow]
+
+    def unwritten(self, destination: NodeId, priority: Priority) -> Number | None:
+        """The lowest number of a flow that may be sent again if this life ends now; None when there is none."""
+        return min(self._unwritten.get((destination, priority), ()), default=None)
 
     def _end(self, turn: Turn, ref: BundleRef, stage: Stage, reason: str | None) -> None:
         turn.journal.append(JournalEntry(ref, turn.now_ms, stage.name.lower(), reason))

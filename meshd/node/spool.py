@@ -14,7 +14,7 @@ from meshd.delivery.receipts import Receipt, decode_receipt, encode_receipt
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
-from meshd.node.effects import DataTimeout
+from meshd.node.effects import DataTimeout, EndStored
 from meshd.node.followers import Stage
 from meshd.node.outcomes import Outcomes
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
@@ -117,7 +117,13 @@ class Spool:
     def floor(self, destination: NodeId, priority: Priority) -> Number | None:
         """The lowest number that still waits, or the next one when nothing does; None when only the disk knows."""
         queue = self.queue(destination, priority)
-        return self.next_number(destination, priority) if queue.rows == 0 else queue.floor()
+        floor = self.next_number(destination, priority) if queue.rows == 0 else queue.floor()
+        unwritten = self._outcomes.unwritten(destination, priority)
+        return floor if floor is None or unwritten is None else min(floor, unwritten)
+
+    def end_stored(self, stored: EndStored) -> None:
+        """The disk knows of ends of earlier lives' bundles: floors may pass them."""
+        self._outcomes.end_stored(stored)
 
     def next_number(self, destination: NodeId, priority: Priority) -> Number:
         """The number that our next bundle of the flow will have."""

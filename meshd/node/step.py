@@ -24,7 +24,17 @@ from meshd.node.chronicle import Chronicle
 from meshd.node.clients import Clients, Listening, Parts
 from meshd.node.company import Company
 from meshd.node.echo import Echoes
-from meshd.node.effects import Announce, Effect, EpochStored, Fail, InquiryEnded, LeavePeer, LocalReceipt, SeekPeer
+from meshd.node.effects import (
+    Announce,
+    Effect,
+    EndStored,
+    EpochStored,
+    Fail,
+    InquiryEnded,
+    LeavePeer,
+    LocalReceipt,
+    SeekPeer,
+)
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
 from meshd.node.inquiries import Assisted, Inquire, Inquiries
@@ -123,7 +133,7 @@ class Node:
         self._followers = Followers()
         self._sessions = OutgoingSessions(identity, rng)
         self._outbox = Outbox(me, epoch, self._sessions)
-        outcomes = Outcomes(me, self._sessions, self._followers)
+        outcomes = Outcomes(me, self._outbox, self._sessions, self._followers)
         self.spool = Spool(me, self._outbox, self._sessions, outcomes, self._tickets)
         limits = Limits(
             quota_bytes=settings.quota_bytes,
@@ -404,8 +414,9 @@ class Node:
                 self.spool.touch(self._me)
                 continue
             waiting = self._tickets.committed(ticket)
+            written = self._tickets.written(ticket)
             if event.error is None:
-                for effect in waiting or ():
+                for effect in waiting or written:
                     self._when_durable(turn, effect)
             elif waiting is not None:
                 turn.emit(Fail(event.error, event.reason or ""))
@@ -416,6 +427,8 @@ class Node:
         match effect:
             case LocalReceipt():
                 self.spool.receipted(turn, self._me, effect.receipt)
+            case EndStored():
+                self.spool.end_stored(effect)
             case EpochStored():
                 self.epoch = effect.epoch
                 self._outbox.start_epoch(effect.epoch)

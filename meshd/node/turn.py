@@ -26,6 +26,7 @@ class Turn:
         ops: to be committed at once, in one transaction.
         when_durable: effects that wait for that commit.
         lazy_ops: to be committed whenever the next commit happens.
+        when_written: effects that wait for the commit of ``lazy_ops``; given up when it fails.
     """
 
     now: float
@@ -34,6 +35,7 @@ class Turn:
     ops: list[Op] = attrs.field(factory=list)
     when_durable: list[Effect] = attrs.field(factory=list)
     lazy_ops: list[Op] = attrs.field(factory=list)
+    when_written: list[Effect] = attrs.field(factory=list)
     loads: list[Load] = attrs.field(factory=list)
     """Reads: carried out after this turn's commits, whose rows they must see."""
     journal: list[JournalEntry] = attrs.field(factory=list)
@@ -95,6 +97,7 @@ class Tickets:
     def __init__(self) -> None:
         self._next = 1
         self._waiting: dict[int, tuple[Effect, ...]] = {}
+        self._waiting_lazily: dict[int, tuple[Effect, ...]] = {}
 
     def take(self) -> int:
         """A fresh ticket."""
@@ -113,9 +116,16 @@ class Tickets:
         else:
             turn.effects += turn.when_durable
         if turn.lazy_ops:
-            turn.emit(Commit(self.take(), tuple(turn.lazy_ops), urgent=False))
+            ticket = self.take()
+            if turn.when_written:
+                self._waiting_lazily[ticket] = tuple(turn.when_written)
+            turn.emit(Commit(ticket, tuple(turn.lazy_ops), urgent=False))
         turn.effects += turn.loads
 
     def committed(self, ticket: int) -> tuple[Effect, ...] | None:
         """The effects that waited for ``ticket``; None for a lazy one."""
         return self._waiting.pop(ticket, None)
+
+    def written(self, ticket: int) -> tuple[Effect, ...]:
+        """The effects that waited for the lazy commit ``ticket``."""
+        return self._waiting_lazily.pop(ticket, ())

@@ -1,5 +1,7 @@
 """What will not come holds nothing up: the origin says so, and says it again when it can say more."""
 
+import pytest
+
 from meshd.store.ops import PutSpool
 from meshd.wire.frames import BundleFrame
 from tests.node.harness import World
@@ -43,3 +45,30 @@ def test_a_burnt_number_holds_nothing_up_even_when_older_mail_still_waits() -> N
     assert a.code(refused) == "E_FULL"
     world.advance(30)  # the older one is sent again, and finished
     assert reader.payloads == [b"y" * 60_000]  # it was forwarded while the commit ran: unknown, never refused
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_was_consumed_is_not_told_refused_by_a_life_that_does_not_know_its_end(own: bool) -> None:
+    world = World()
+    a, b = world.devices
+    to = a if own else b
+    a.is_store_held = True
+    sent = a.send(to.name, b"x")
+    a.run_store(1)
+    world.pump()
+    [id] = a.result(sent)["ids"]
+    a.crash()  # it has not left yet
+    a.is_store_held = False
+    a.fails = lambda commit: not commit.urgent  # ends are written with what comes next, and nothing comes
+    reader = to.read()
+    world.connect(a, b)
+    world.pump()
+    assert reader.payloads == [b"x"]
+    reader.ack()
+    a.crash()
+    a.fails = lambda _: False
+    world.connect(a, b)
+    world.advance(60)
+    assert to.read().payloads == []
+    assert a.query("trace", id)["state"] == "consumed"
+    assert a.query("queue") == []

@@ -38,6 +38,8 @@ def _check_memory(host: Host, life: Life) -> None:
         spool_loads=node.spool._loads,
         mailbox_loads=node._mailboxes._loads,
         tickets=node._tickets._waiting,
+        lazy_tickets=node._tickets._waiting_lazily,
+        unwritten_ends=node.spool._outcomes._unwritten,
         submissions=node._acceptor._submissions,
         accepting=node._acceptor._accepting,
         keys=node._acceptor._keys,
