@@ -21,6 +21,7 @@ from meshd.errors import MeshdError
 from meshd.ids import NodeId, parse_node_id
 
 DEFAULT_PORT = 7843
+RELAY_PORT = 443
 ENVIRONMENT_PREFIX = "MESHD_"
 
 _T = TypeVar("_T")
@@ -31,7 +32,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d|w)", re.ASCII)
 _DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _PLACE = re.compile(r"(?:\[([^][]+)]|([^][:]+))(?::([0-9]{1,5}))?", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})", re.ASCII)
-_RELAY_URL = re.compile(r"(?:wss|quic)://[^/?#@\s]+", re.ASCII)
+_RELAY_URL = re.compile(r"(wss|quic)://([^/?#@\s]+)/?", re.ASCII)
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 _HEADER = re.compile(r"\s*\[+\s*([A-Za-z0-9_-]+)")
 _ASSIGNMENT = re.compile(r"""\s*["']?([A-Za-z0-9_-]+)["']?\s*(?:\.\s*["']?([A-Za-z0-9_-]+)["']?\s*)?(?:\.[^=]*)?=""")
@@ -113,6 +114,28 @@ def parse_static_peer(value: object) -> StaticPeer:
     return StaticPeer(host, port, parse_node_id(node) if at else None)
 
 
+def parse_relay_url(value: object) -> str:
+    """Check ``"wss://host[:port]"`` or ``"quic://host[:port]"``. Raises ValueError."""
+    url = _only(str, value)
+    relay_place(url)
+    return url
+
+
+def relay_place(url: str) -> tuple[str, str, int]:
+    """Transport, host and port of a relay's URL. Raises ValueError."""
+    match = _RELAY_URL.fullmatch(url)
+    if match is None:
+        raise ValueError("not a relay's URL")
+    host, port = _split_port(match[2], RELAY_PORT)
+    if port == 0:
+        raise ValueError("port 0 can't be dialed")
+    if ":" in host:
+        ipaddress.IPv6Address(host)
+    elif _HOST_NAME.fullmatch(host) is None:
+        raise ValueError("not a host")
+    return {"wss": "websocket", "quic": "quic"}[match[1]], host, port
+
+
 def _split_port(value: object, default: int | None) -> tuple[str, int]:
     match = _PLACE.fullmatch(_only(str, value))
     if match is None or (match[3] is None and default is None):
@@ -147,7 +170,7 @@ DURATION: Kind[float] = Kind('a duration such as "10m", "12h" or "7d"', parse_du
 FILE_MODE: Kind[int] = Kind('a file mode such as "0660"', lambda value: int(_matching(_MODE)(value), 8))
 ENDPOINT: Kind[Endpoint] = Kind('an IP address and port such as "[::]:7843" or "127.0.0.1:0"', parse_endpoint)
 STATIC_PEER: Kind[StaticPeer] = Kind('"host", "host:port", "[IPv6]:port" or "ID@host:port"', parse_static_peer)
-RELAY_URL: Kind[str] = Kind('a URL such as "wss://relay.example:443" or "quic://192.0.2.1:443"', _matching(_RELAY_URL))
+RELAY_URL: Kind[str] = Kind('a URL such as "wss://relay.example:443" or "quic://192.0.2.1:443"', parse_relay_url)
 
 
 def integer(minimum: int, maximum: int) -> Kind[int]:
@@ -202,7 +225,7 @@ def table_of(kind: Kind[_T]) -> Kind[tuple[tuple[str, _T], ...]]:
 LOG_LEVEL = choice("debug", "info", "warning", "error")
 
 
-def _setting(kind: Kind[_T], default: object, *, key: str | None = None) -> _T:
+def declare(kind: Kind[_T], default: object, *, key: str | None = None) -> _T:
     """Declare a key: ``default`` as TOML has it; ``key`` where the attribute adds a unit to the name."""
     return attrs.field(default=kind.read(default), metadata={"kind": kind, "default": default, "key": key})
 
@@ -211,50 +234,50 @@ def _setting(kind: Kind[_T], default: object, *, key: str | None = None) -> _T:
 class Listen:
     """Where transports listen; an empty list turns one off."""
 
-    quic: tuple[Endpoint, ...] = _setting(list_of(ENDPOINT), ["[::]:7843"])
-    websocket: tuple[Endpoint, ...] = _setting(list_of(ENDPOINT), ["[::]:7843"])
+    quic: tuple[Endpoint, ...] = declare(list_of(ENDPOINT), ["[::]:7843"])
+    websocket: tuple[Endpoint, ...] = declare(list_of(ENDPOINT), ["[::]:7843"])
 
 
 @attrs.frozen(kw_only=True)
 class Discovery:
     """How devices find each other."""
 
-    mdns: bool = _setting(BOOLEAN, True)
-    interfaces: tuple[str, ...] = _setting(list_of(TEXT), [])
-    static: tuple[StaticPeer, ...] = _setting(list_of(STATIC_PEER), [])
+    mdns: bool = declare(BOOLEAN, True)
+    interfaces: tuple[str, ...] = declare(list_of(TEXT), [])
+    static: tuple[StaticPeer, ...] = declare(list_of(STATIC_PEER), [])
 
 
 @attrs.frozen(kw_only=True)
 class Links:
     """How many links are kept, and over what."""
 
-    max_links: int = _setting(integer(1, 1024), 16)
-    transports: tuple[str, ...] = _setting(list_of(choice("quic", "websocket")), ["quic", "websocket"])
+    max_links: int = declare(integer(1, 1024), 16)
+    transports: tuple[str, ...] = declare(list_of(choice("quic", "websocket")), ["quic", "websocket"])
 
 
 @attrs.frozen(kw_only=True)
 class Relay:
     """Relays to use."""
 
-    urls: tuple[str, ...] = _setting(list_of(RELAY_URL), [])
+    urls: tuple[str, ...] = declare(list_of(RELAY_URL), [])
 
 
 @attrs.frozen(kw_only=True)
 class Store:
     """What may be kept on disk. Lifetimes are seconds."""
 
-    quota_bytes: int = _setting(SIZE, "1GiB", key="quota")
-    max_lifetime: float = _setting(DURATION, "30d")
-    default_lifetime: float = _setting(DURATION, "7d")
-    slow_commit: float = _setting(DURATION, "100ms")
+    quota_bytes: int = declare(SIZE, "1GiB", key="quota")
+    max_lifetime: float = declare(DURATION, "30d")
+    default_lifetime: float = declare(DURATION, "7d")
+    slow_commit: float = declare(DURATION, "100ms")
 
 
 @attrs.frozen(kw_only=True)
 class Api:
     """Who may use the local socket. An empty group is the daemon's own."""
 
-    group: str = _setting(TEXT, "")
-    mode: int = _setting(FILE_MODE, "0660")
+    group: str = declare(TEXT, "")
+    mode: int = declare(FILE_MODE, "0660")
 
 
 @attrs.frozen(kw_only=True)
@@ -266,9 +289,9 @@ class NoKeys:
 class Log:
     """What is logged, and how. ``levels`` holds (component, level) pairs."""
 
-    level: str = _setting(LOG_LEVEL, "info")
-    format: str = _setting(choice("auto", "console", "json"), "auto")
-    levels: tuple[tuple[str, str], ...] = _setting(table_of(LOG_LEVEL), {})
+    level: str = declare(LOG_LEVEL, "info")
+    format: str = declare(choice("auto", "console", "json"), "auto")
+    levels: tuple[tuple[str, str], ...] = declare(table_of(LOG_LEVEL), {})
 
 
 @attrs.frozen(kw_only=True)
@@ -309,8 +332,8 @@ class Setting:
         return f"{ENVIRONMENT_PREFIX}{self.section}_{self.key}".upper()
 
 
-def _declared() -> Iterator[Setting]:
-    for section in attrs.fields(Config):
+def _declared(root: type[attrs.AttrsInstance]) -> Iterator[Setting]:
+    for section in attrs.fields(root):
         for field in attrs.fields(cast("type[attrs.AttrsInstance]", section.type)):
             yield Setting(
                 section=section.name,
@@ -321,10 +344,25 @@ def _declared() -> Iterator[Setting]:
             )
 
 
-SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _declared()}
-SECTIONS: Mapping[str, type[attrs.AttrsInstance]] = {
-    section.name: cast("type[attrs.AttrsInstance]", section.type) for section in attrs.fields(Config)
-}
+@attrs.frozen
+class Schema:
+    """What one program can be told: its settings by ``section.key``, and its sections by name."""
+
+    settings: Mapping[str, Setting]
+    sections: Mapping[str, type[attrs.AttrsInstance]]
+
+
+def schema_of(root: type[attrs.AttrsInstance]) -> Schema:
+    """What a class of sections declares."""
+    return Schema(
+        {setting.name: setting for setting in _declared(root)},
+        {section.name: cast("type[attrs.AttrsInstance]", section.type) for section in attrs.fields(root)},
+    )
+
+
+_DAEMON = schema_of(Config)
+SETTINGS: Mapping[str, Setting] = _DAEMON.settings
+SECTIONS: Mapping[str, type[attrs.AttrsInstance]] = _DAEMON.sections
 
 
 def load_config(text: str | None, *, filename: str = "meshd.toml", environ: Mapping[str, str] | None = None) -> Config:
@@ -337,16 +375,8 @@ def load_config(text: str | None, *, filename: str = "meshd.toml", environ: Mapp
 
     Raises MeshdError E_CONFIG, naming file, line, key and what was expected.
     """
-    values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
-    places: dict[str, str] = {}
-    for setting, value, read, place in given_settings(text, filename, environ):
-        try:
-            values[setting.section][setting.attribute] = read(value)
-        except (ValueError, KeyError) as error:
-            shown = f'"{value}"' if isinstance(value, str) else repr(value)
-            _fail(place, f"{setting.name}: expected {setting.kind.expected}, found {shown[:80]}", None, error)
-        places[setting.name] = place
-    config = Config(**{name: cast(Any, section)(**values[name]) for name, section in SECTIONS.items()})
+    sections, places = read_sections(_DAEMON, text, filename=filename, environ=environ)
+    config = Config(**cast(Any, sections))
     if config.store.default_lifetime > config.store.max_lifetime:
         name = max(("store.default_lifetime", "store.max_lifetime"), key=lambda key: key in places)
         _fail(places[name], f"{name}: expected store.default_lifetime to be at most store.max_lifetime")
@@ -357,12 +387,33 @@ Given = tuple[Setting, Any, Callable[[Any], object], str]
 """What was given for a setting: the raw value, how to read it, and where it stands."""
 
 
-def given_settings(text: str | None, filename: str, environ: Mapping[str, str] | None) -> tuple[Given, ...]:
+def given_settings(
+    text: str | None, filename: str, environ: Mapping[str, str] | None, schema: Schema = _DAEMON
+) -> tuple[Given, ...]:
     """What file and environment say, the winner last; no value is looked at yet. Raises as :func:`load_config`."""
-    return (*_from_file(text or "", filename), *_from_environment(environ or {}))
+    return (*_from_file(schema, text or "", filename), *_from_environment(schema, environ or {}))
 
 
-def _from_file(text: str, filename: str) -> Iterator[Given]:
+def read_sections(
+    schema: Schema, text: str | None, *, filename: str, environ: Mapping[str, str] | None
+) -> tuple[dict[str, attrs.AttrsInstance], dict[str, str]]:
+    """The sections that a text and the environment give, by name; and where each setting was given.
+
+    Raises MeshdError E_CONFIG.
+    """
+    values: dict[str, dict[str, object]] = {name: {} for name in schema.sections}
+    places: dict[str, str] = {}
+    for setting, value, read, place in given_settings(text, filename, environ, schema):
+        try:
+            values[setting.section][setting.attribute] = read(value)
+        except (ValueError, KeyError) as error:
+            shown = f'"{value}"' if isinstance(value, str) else repr(value)
+            _fail(place, f"{setting.name}: expected {setting.kind.expected}, found {shown[:80]}", None, error)
+        places[setting.name] = place
+    return {name: cast(Any, section)(**values[name]) for name, section in schema.sections.items()}, places
+
+
+def _from_file(schema: Schema, text: str, filename: str) -> Iterator[Given]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -371,28 +422,30 @@ def _from_file(text: str, filename: str) -> Iterator[Given]:
         _fail(f"{filename}:{line}", f"expected TOML: {error}", None, error)
     for section, content in document.items():
         place = f"{filename}:{_line_of(text, section, None)}"
-        if section not in SECTIONS:
-            _fail_unknown(place, section, None)
+        if section not in schema.sections:
+            _fail_unknown(schema, place, section, None)
         if not isinstance(content, dict):
             _fail(place, f"{section}: expected a table, [{section}]")
         for key, value in content.items():
             place = f"{filename}:{_line_of(text, section, key)}"
-            setting = SETTINGS.get(f"{section}.{key}")
+            setting = schema.settings.get(f"{section}.{key}")
             if setting is None:
-                _fail_unknown(place, section, key)
+                _fail_unknown(schema, place, section, key)
             yield setting, value, setting.kind.read, place
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
-    variables = {setting.variable: setting for setting in SETTINGS.values()}
-    prefixes = {f"{ENVIRONMENT_PREFIX}{name}_".upper(): name for name in SECTIONS}
+def _from_environment(schema: Schema, environ: Mapping[str, str]) -> Iterator[Given]:
+    variables = {setting.variable: setting for setting in schema.settings.values()}
+    prefixes = {f"{ENVIRONMENT_PREFIX}{name}_".upper(): name for name in schema.sections}
     for name, text in sorted(environ.items()):
         section = next((section for prefix, section in prefixes.items() if name.startswith(prefix)), None)
         if section is None:
             continue
         setting = variables.get(name)
         if setting is None:
-            _fail_unknown(f"environment: {name}", section, name[len(f"{ENVIRONMENT_PREFIX}{section}_") :].lower())
+            _fail_unknown(
+                schema, f"environment: {name}", section, name[len(f"{ENVIRONMENT_PREFIX}{section}_") :].lower()
+            )
         yield setting, text, setting.kind.read_text, f"environment: {name}"
 
 
@@ -415,15 +468,15 @@ def _line_of(text: str, section: str, key: str | None) -> int:
     return fallback
 
 
-def _fail_unknown(place: str, section: str, key: str | None) -> NoReturn:
+def _fail_unknown(schema: Schema, place: str, section: str, key: str | None) -> NoReturn:
     if key is None:
-        near = difflib.get_close_matches(section, SECTIONS, 1)
-        near = [f"[{name}]" for name in near] or [name for name in SETTINGS if name.endswith(f".{section}")]
-        problem = f"{section}: there is no such section; expected one of {', '.join(SECTIONS)}"
+        near = difflib.get_close_matches(section, schema.sections, 1)
+        near = [f"[{name}]" for name in near] or [name for name in schema.settings if name.endswith(f".{section}")]
+        problem = f"{section}: there is no such section; expected one of {', '.join(schema.sections)}"
     else:
-        keys = {setting.key: name for name, setting in SETTINGS.items() if setting.section == section}
+        keys = {setting.key: name for name, setting in schema.settings.items() if setting.section == section}
         near = [keys[name] for name in difflib.get_close_matches(key, keys, 1)]
-        near = near or [name for name in SETTINGS if name.endswith(f".{key}")]
+        near = near or [name for name in schema.settings if name.endswith(f".{key}")]
         problem = f"{section}.{key}: there is no such key; expected "
         problem += f"one of {', '.join(keys)}" if keys else f"none, [{section}] has no keys"
     _fail(place, problem, f"Did you mean {near[0]}?" if near else None)

@@ -1,7 +1,6 @@
 """meshd: the composition root. Reads the configuration, opens the disk and the sockets, runs the node."""
 
 import argparse
-import gc
 import os
 import random
 import re
@@ -9,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,8 @@ from meshd import __version__
 from meshd.api.listener import SocketSettings
 from meshd.api.server import Server
 from meshd.api.settings import COMMAND_LINE, InEffect, in_effect, read_file, reloaded
-from meshd.clock import MeshClock, resume_clock
-from meshd.config import Config, Endpoint, load_config
+from meshd.clock import MeshClock
+from meshd.config import Config, load_config
 from meshd.discovery.events import NetworkChanged
 from meshd.discovery.interfaces import interfaces
 from meshd.discovery.mdns import run_mdns
@@ -37,25 +35,18 @@ from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.premises import Site
 from meshd.node.pulse import Pulse
-from meshd.node.step import Node, Settings, next_epoch
+from meshd.node.step import Node, Settings
 from meshd.node.vitals import Vitals
+from meshd.service import begin_life, fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
 from meshd.store.database import Database
-from meshd.store.ops import PutFact
 from meshd.store.requests import Requests
 from meshd.store.worker import Timing, run_worker
-from meshd.transport.base import Address, Transport
-from meshd.transport.quic import QuicTransport
+from meshd.transport.base import Address
 from meshd.transport.websocket import WebsocketTransport
 from meshd.trust.identity import Identity, load_or_create
 
 STOP_SECONDS = 4.5
 SOCKET_NAME = "meshd.sock"
-EXIT_FAILED, EXIT_USAGE, EXIT_RUNNING = 1, 2, 3
-_EXITS = {"E_CONFIG": EXIT_USAGE, "E_RUNTIME_DIR": EXIT_USAGE, "E_RUNNING": EXIT_RUNNING, "E_USAGE": EXIT_USAGE}
-
-# A thread that waits for the interpreter gets it after this long; commits would wait for 5 ms.
-_SWITCH_INTERVAL_S = 0.0002
-
 log = get_logger("meshd.daemon")
 
 
@@ -75,33 +66,11 @@ def main() -> None:
     """The ``meshd`` command. Exits 0, 1, 2 or 3, with one clear line when not 0."""
     try:
         options = read_options(sys.argv[1:], os.environ)
-        if options is None:
-            return
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        gc.collect()
-        gc.freeze()  # modules live as long as the process: collections need not walk through them
-        trio.run(run_daemon, options)
     except MeshdError as error:
-        fail(error)
-    except BaseExceptionGroup as group:
-        errors = [error for error in _leaves(group) if isinstance(error, MeshdError)]
-        if not errors or len(errors) != len(_leaves(group)):
-            raise
-        fail(errors[0])
-
-
-def fail(error: MeshdError) -> None:
-    """Say what is wrong, and exit."""
-    print(f"meshd: {error.message.rstrip('.')}. [{error.code}] {error.hint}", file=sys.stderr)  # noqa: T201
-    sys.exit(_EXITS.get(error.code, EXIT_FAILED))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
+        fail(error, "meshd")
+    else:
+        if options is not None:
+            run_process(partial(run_daemon, options), "meshd")
 
 
 # --- options
@@ -172,54 +141,34 @@ def _runtime_dir(environ: Mapping[str, str]) -> Path:
     raise MeshdError("E_RUNTIME_DIR", "There is no directory for the socket: XDG_RUNTIME_DIR is not set.")
 
 
-def _make_dir(path: Path, mode: int, code: str) -> None:
-    try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as error:
-        raise MeshdError(code, f"{path} can't be made: {error.strerror}.") from error
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise MeshdError(code, f"{path} can't be written to by this user.")
-
-
 # --- running
 
 
 async def run_daemon(options: Options) -> None:
     """Run until SIGTERM or SIGINT. Raises MeshdError when it can't start, or when the disk fails."""
-    _make_dir(options.state_dir, 0o700, "E_STATE_DIR")
-    _make_dir(options.runtime_dir, 0o755, "E_RUNTIME_DIR")
+    make_dir(options.state_dir, 0o700, "E_STATE_DIR")
+    make_dir(options.runtime_dir, 0o755, "E_RUNTIME_DIR")
     rng = random.SystemRandom()
-    database = Database.open(options.state_dir / "meshd.db")
+    life = begin_life(options.state_dir / "meshd.db", rng)
     identity = load_or_create(options.state_dir, rng)
-    snapshot = database.snapshot()
-    clock = resume_clock(snapshot.facts.get("clock", {}).get(b""), snapshot.clock_ms)
-    epoch, epoch_fact = next_epoch(snapshot, rng)
-    [committed] = database.apply([(0, [epoch_fact, PutFact("clock", b"", clock.encode())])], clock.now_ms())
-    if committed.error is not None:
-        raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
+    clock = life.clock
     statistics: list[Callable[[NodeId], PeerStatistics | None]] = []
     vitals = Vitals()
     node = Node(
         identity=identity,
         settings=_settings(options),
-        snapshot=snapshot,
-        epoch=epoch,
+        snapshot=life.snapshot,
+        epoch=life.epoch,
         now=clock.now(),
         rng=rng,
         free_bytes=partial(free_bytes, options.state_dir),
         dialer=lambda peer: statistics[0](peer) if statistics else None,
         vitals=vitals,
     )
-    del snapshot
-    daemon = _Daemon(options, clock, rng, identity, node, database, vitals)
+    daemon = _Daemon(options, clock, rng, identity, node, life.database, vitals)
+    del life  # the snapshot is large, and of no more use
     statistics.append(daemon.loop.dialer_statistics)
     await daemon.run()
-
-
-def free_bytes(directory: Path) -> int:
-    """What an ordinary user may still write to the disk that holds ``directory``."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
 
 
 def _settings(options: Options) -> Settings:
@@ -230,6 +179,7 @@ def _settings(options: Options) -> Settings:
         default_lifetime_ms=int(store.default_lifetime * 1000),
         max_lifetime_ms=int(store.max_lifetime * 1000),
         max_links=options.config.links.max_links,
+        relay_urls=options.config.relay.urls,
     )
 
 
@@ -254,7 +204,15 @@ class _Daemon:
         self._vitals = vitals
         self._inbox = Inbox()
         self._requests = Requests(clock.now_ms)
-        self._transports = _transports(self._config, identity, node)
+        listen, used = self._config.listen, self._config.links.transports
+        self._transports = make_transports(
+            quic=listen.quic if "quic" in used else (),
+            websocket=listen.websocket if "websocket" in used else (),
+            identity=identity,
+            remembered=lambda: frozenset(
+                address.host for peer in node.peers.known.values() for address in peer.addresses
+            ),
+        )
         self._discovery, self._discovery_inputs = trio.open_memory_channel[Any](256)
         self.loop = Loop(
             node,
@@ -327,7 +285,8 @@ class _Daemon:
         server = Server(self._inbox)
         self._vitals.clients = lambda: server.clients
         await nursery.start(server.serve, SocketSettings(path, api.group or None, api.mode))
-        nursery.start_soon(watchdog, lambda: self.loop.turns, self._inbox)
+        # An event that asks for a turn and nothing else.
+        nursery.start_soon(watchdog, lambda: self.loop.turns, lambda: self._inbox.post_nowait(None))
         device = to_text(self.loop.node.identity.node_id)
         log.info("running", device=device, socket=path, listen=[str(address) for address in bound])
 
@@ -355,54 +314,6 @@ class _Daemon:
             log.warning("reloaded; some sections take a restart", reloaded=["log"], restart_for=fixed)
         else:
             log.info("reloaded", reloaded=["log"])
-
-
-def _transports(config: Config, identity: Identity, node: Node) -> dict[str, Transport]:
-    def remembered() -> frozenset[str]:
-        return frozenset(address.host for peer in node.peers.known.values() for address in peer.addresses)
-
-    def places(endpoints: Sequence[Endpoint]) -> list[tuple[str, int]]:
-        return [(endpoint.host, endpoint.port) for endpoint in endpoints]
-
-    key, certificate = identity.private_key_pem(), identity.certificate_pem()
-    transports: dict[str, Transport] = {}
-    if "quic" in config.links.transports and config.listen.quic:
-        transports["quic"] = QuicTransport(
-            listen=places(config.listen.quic), certificate_pem=certificate, private_key_pem=key, remembered=remembered
-        )
-    if "websocket" in config.links.transports and config.listen.websocket:
-        transports["websocket"] = WebsocketTransport(
-            listen=places(config.listen.websocket),
-            certificate_pem=certificate,
-            private_key_pem=key,
-            remembered=remembered,
-        )
-    return transports
-
-
-# --- the service manager
-
-
-def notify(message: str) -> None:
-    """Tell systemd, when it started us (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender, suppress(OSError):
-        sender.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
-
-
-async def watchdog(progress: Callable[[], int], inbox: Inbox) -> None:
-    """Tell systemd that we are alive, as long as the node makes turns (WATCHDOG_USEC)."""
-    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
-    if not interval_us or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return
-    while True:
-        before = progress()
-        inbox.post_nowait(None)  # an event that asks for a turn and nothing else
-        await trio.sleep(interval_us / 2_000_000)
-        if progress() != before:
-            notify("WATCHDOG=1")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,14 @@ CATALOGUE: dict[str, Explanation] = {
         "The inviting device can't be reached.", "Put both on one network, and check that TCP 7843 is not blocked."
     ),
     "E_JOIN_RATE": Explanation("Too many wrong codes from this address.", "Wait a minute and try again."),
+    # relays
+    "E_RELAY_CERTIFICATE": Explanation(
+        "The relay's certificate is not the one that was named.",
+        "Print it on the relay with: meshd-relay --certificate",
+    ),
+    "E_RELAY_UNREACHABLE": Explanation(
+        "The relay can't be reached to fetch its certificate.", "Check the URL, or give the certificate as a file."
+    ),
     # starting
     "E_CONFIG": Explanation("The configuration is wrong.", "See docs/configuration.md."),
     "E_STATE_DIR": Explanation("The state directory can't be used.", "Check its owner, mode and free space."),
@@ -117,6 +125,10 @@ CATALOGUE: dict[str, Explanation] = {
     "P_NOT_MEMBER": Explanation("A device outside the mesh tried to connect.", "Invite it: meshctl invite"),
     "P_REMOVED": Explanation("A removed device tried to connect.", "Nothing: it is shut out."),
     "P_OTHER_MESH": Explanation("A device of another mesh tried to connect.", "Nothing: meshes keep apart."),
+    "P_RELAY": Explanation(
+        "A device of a mesh that this relay does not serve tried to connect.",
+        "If it should be served, see access.meshes and access.max_meshes of the relay.",
+    ),
     "P_TIMEOUT": Explanation("A peer was silent for too long.", "See: meshctl peers"),
     "P_FLOOD": Explanation("A peer sent more than its share.", "See the log for its name."),
     "P_ROUTE": Explanation("A peer passed on a route that no device can have signed.", "See the log for its name."),

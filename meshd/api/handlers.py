@@ -56,6 +56,8 @@ _MAKERS: dict[str, Maker] = {
     "invite": _plain(requests.Invite),
     "join": _plain(requests.Join),
     "remove": _plain(requests.Remove),
+    "relay-add": _plain(requests.AddRelay),
+    "relay-remove": _plain(requests.RemoveRelay),
     "ping": _plain(requests.Echo),
     "trace": _trace,
     "why": _why,
@@ -63,7 +65,9 @@ _MAKERS: dict[str, Maker] = {
     "events": _events,
     **{
         name: _view(name)
-        for name in ("status", "peers", "members", "queue", "routes", "graph", "config", "doctor", "metrics")
+        for name in (
+            *("status", "peers", "members", "queue", "routes", "graph", "relays", "config", "doctor", "metrics"),
+        )
     },
 }
 """Every operation that the node answers; ``version`` is the server's own."""

@@ -14,7 +14,20 @@ import attrs
 from meshd.errors import MeshdError
 from meshd.ids import Priority, is_device_name, is_service_name, parse_message_id, parse_node_id
 from meshd.wire import codec
-from meshd.wire.codec import Shape, ShapeError, array, boolean, converted, mapping, matching, optional, text, uint
+from meshd.wire.codec import (
+    Shape,
+    ShapeError,
+    array,
+    blob,
+    blob_up_to,
+    boolean,
+    converted,
+    mapping,
+    matching,
+    optional,
+    text,
+    uint,
+)
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 2 * 1024 * 1024
@@ -332,6 +345,16 @@ OPERATIONS: dict[str, Shape] = {
     "invite": _arguments({}, {"expires_s": (uint(7 * 24 * 3600, 1), 600), "role": (_role, "member")}),
     "join": _arguments({"code": text(4096)}, {"name": (optional(_name), None)}),
     "remove": _arguments({"device": _device}),
+    "relay-add": _arguments(
+        {"url": text(256)},
+        {
+            "certificate": (optional(blob_up_to(64 * 1024)), None),
+            "certificate_hash": (optional(blob(32)), None),
+            "name": (optional(_name), None),
+        },
+    ),
+    "relay-remove": _arguments({"relay": matching(text(256), bool, "a relay's name, id or URL")}),
+    "relays": _nothing,
     "ping": _arguments({"destination": _device}, {"count": (uint(10_000, 1), 1), "timeout_s": (_seconds, 5.0)}),
     "trace": _arguments({"id": _id}),
     "why": _arguments({"peer": _device}),

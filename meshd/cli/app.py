@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "join": "meshd.cli.mesh",
     "members": "meshd.cli.mesh",
     "remove": "meshd.cli.mesh",
+    "relay": "meshd.cli.relay",
     "status": "meshd.cli.views",
     "peers": "meshd.cli.views",
     "routes": "meshd.cli.views",

@@ -3,7 +3,7 @@
 The handshake itself is pure (``trust.handshake``); here are its deadline and its limits on size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import trio
@@ -14,13 +14,14 @@ from meshd.links.events import LinkDown, LinkUp
 from meshd.links.link import run_link
 from meshd.links.outgoing import Outgoing
 from meshd.transport.base import Connection, Lane, TransportError
-from meshd.trust.handshake import DialerHandshake, HandshakeResult, ListenerHandshake
+from meshd.trust.handshake import DialerHandshake, HandshakeResult, ListenerHandshake, RelayHandshake
 from meshd.wire.frames import (
     MAX_FRAME_BYTES,
     MAX_HANDSHAKE_FRAME_BYTES,
     MAX_PROOF_FRAME_BYTES,
     Frame,
     Reject,
+    Welcome,
     decode_frame,
     encode_frame,
 )
@@ -66,6 +67,33 @@ async def open_as_listener(connection: Connection, handshake: ListenerHandshake)
         if handshake.rejection is not None:
             await _reject(connection, handshake.rejection)
         raise
+
+
+async def open_as_relay(
+    connection: Connection, handshake: RelayHandshake, judge: Callable[[RelayHandshake], Awaitable[Welcome]]
+) -> HandshakeResult:
+    """Take the listener's part for whichever mesh the dialer proves to come from.
+
+    Args:
+        judge: lets ``handshake.applicant`` in or refuses it; raises RemoteProtocolError after a refusal.
+
+    Raises as :func:`open_as_dialer`.
+    """
+    try:
+        with _deadline():
+            challenge = handshake.receive(await _receive(connection, MAX_HANDSHAKE_FRAME_BYTES))
+            if challenge is not None:
+                await _send(connection, challenge)
+            handshake.receive(await _receive(connection, MAX_PROOF_FRAME_BYTES))
+            welcome = await judge(handshake)
+            connection.set_limit(MAX_FRAME_BYTES)  # before Welcome: the dialer may answer it with anything
+            await _send(connection, welcome)
+    except RemoteProtocolError:
+        if handshake.rejection is not None:
+            await _reject(connection, handshake.rejection)
+        raise
+    assert handshake.done is not None
+    return handshake.done
 
 
 def announce(connection: Connection, result: HandshakeResult, outgoing: Outgoing, context: LinkContext) -> LinkUp:

@@ -31,12 +31,13 @@ _ROW_OVERHEAD_BYTES = 256
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What the configuration allows."""
+    """What the configuration allows; ``neighbour_bytes`` of what one neighbour hands over for others."""
 
     quota_bytes: int
     default_lifetime_ms: int
     max_lifetime_ms: int
     free_bytes: Callable[[], int]
+    neighbour_bytes: int | None = None
 
     @property
     def is_disk_full(self) -> bool:

@@ -11,6 +11,7 @@ from meshd.node.admission import Admissions
 from meshd.node.chronicle import Chronicle
 from meshd.node.echo import Echoes
 from meshd.node.effects import CloseBreaker, Examine, RenderMetrics
+from meshd.node.enlisting import Enlisting
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.insight import Insight
 from meshd.node.mailboxes import Mailboxes
@@ -20,6 +21,7 @@ from meshd.node.peers import Peers
 from meshd.node.requests import (
     Acknowledge,
     AddCredit,
+    AddRelay,
     Await,
     Cancel,
     Disconnected,
@@ -31,6 +33,7 @@ from meshd.node.requests import (
     Join,
     Query,
     Remove,
+    RemoveRelay,
     Request,
     ResetBreaker,
     Result,
@@ -93,6 +96,7 @@ class Parts:
 
     membership: Membership
     admissions: Admissions
+    enlisting: Enlisting
     acceptor: Acceptor
     spool: Spool
     followers: Followers
@@ -168,6 +172,10 @@ class Clients:
                 parts.admissions.join(turn, request)
             case Remove():
                 parts.admissions.remove(turn, request, parts.peers)
+            case AddRelay():
+                parts.enlisting.add(turn, request, parts.peers)
+            case RemoveRelay():
+                parts.enlisting.remove(turn, request, parts.peers)
             case Follow():
                 parts.chronicle.follow(request)
             case ResetBreaker():
@@ -203,8 +211,10 @@ class Clients:
             turn.load(ticket, ReadKey(*key))
 
     def _accept(self, request: Submit) -> None:
-        destination = self._parts.membership.require_roster().resolve(request.destination).id
-        self._parts.acceptor.submit(request, destination)
+        member = self._parts.membership.require_roster().resolve(request.destination)
+        if member.role == "relay":
+            raise MeshdError("E_USAGE", f"{member.name} is a relay: it passes mail on, and takes none itself.")
+        self._parts.acceptor.submit(request, member.id)
 
     def _key_read(self, turn: Turn, request: Submit, answer: bytes | None) -> None:
         """The disk has told whether a key was used; repeats may have come meanwhile."""
@@ -287,6 +297,8 @@ class Clients:
                 turn.answer(query, Result(views.peer_list(turn.now)))
             case "queue":
                 turn.answer(query, Result(views.queue(turn.now_ms)))
+            case "relays":
+                turn.answer(query, Result(views.relays.views()))
             case "routes":
                 turn.answer(query, Result(views.routes()))
             case "trace":

@@ -222,6 +222,14 @@ class Examine:
 
 
 @attrs.frozen
+class FetchCertificate:
+    """See which certificate is shown at this address; a CertificateFetched event follows."""
+
+    ticket: int
+    address: Address
+
+
+@attrs.frozen
 class Log:
     """A log line: ``event`` is a fixed name, ``fields`` never hold payloads, keys or codes."""
 
@@ -255,5 +263,6 @@ Effect: TypeAlias = (
     | Examine
     | Assist
     | InquiryEnded
+    | FetchCertificate
     | Log
 )

@@ -10,11 +10,12 @@ import trio
 
 from meshd.errors import MeshdError, RemoteProtocolError
 from meshd.node.admission import Admissions, AdmitDevice, JoinEnded
-from meshd.node.effects import AdmitAnswer, StartJoin
+from meshd.node.effects import AdmitAnswer, FetchCertificate, StartJoin
+from meshd.node.enlisting import CertificateFetched
 from meshd.node.inbox import Inbox
 from meshd.node.membership import Membership
 from meshd.transport.base import Address, Connection, TransportError
-from meshd.transport.websocket import WebsocketTransport
+from meshd.transport.websocket import WebsocketTransport, fetch_certificate
 from meshd.trust.identity import Identity
 from meshd.trust.invite import InviteCode, InviterExchange, Joined, JoinerExchange
 
@@ -130,6 +131,18 @@ async def join(
     except MeshdError as failure:
         error = failure
     inbox.post_nowait(JoinEnded(effect.ticket, joined, error))
+
+
+async def fetch(effect: FetchCertificate, *, inbox: Inbox) -> None:
+    """See which certificate a relay shows, and post it."""
+    try:
+        certificate = await fetch_certificate(effect.address)
+    except TransportError as error:
+        where = f"{effect.address.host} port {effect.address.port}"
+        failure = MeshdError("E_RELAY_UNREACHABLE", f"No certificate from {where}: {error.reason}.")
+        inbox.post_nowait(CertificateFetched(effect.ticket, None, failure))
+    else:
+        inbox.post_nowait(CertificateFetched(effect.ticket, certificate))
 
 
 class _Attempt:

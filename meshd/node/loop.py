@@ -24,7 +24,9 @@ from meshd.links.context import Credentials, LinkContext
 from meshd.links.dialer import keep_linked
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.links.events import Mailbox as Outgoing
+from meshd.links.outgoing import Outgoing as Outlet
 from meshd.links.peer import PeerControl, PeerStatistics
+from meshd.links.session import announce, hold_link
 from meshd.logs import get_logger
 from meshd.node.clients import Listening
 from meshd.node.effects import (
@@ -40,6 +42,7 @@ from meshd.node.effects import (
     Effect,
     Examine,
     Fail,
+    FetchCertificate,
     InquiryEnded,
     LeavePeer,
     LinkChosen,
@@ -54,15 +57,16 @@ from meshd.node.effects import (
 )
 from meshd.node.examinations import Examinations
 from meshd.node.inbox import Inbox
-from meshd.node.joining import Doorkeeper, join
+from meshd.node.joining import Doorkeeper, fetch, join
 from meshd.node.metrics import Family
 from meshd.node.premises import HERE, Site
+from meshd.node.reachable import reachable_addresses
 from meshd.node.requests import Result
 from meshd.node.step import Node
 from meshd.store.requests import Requests
 from meshd.transport.base import Connection, Transport
 from meshd.transport.websocket import WebsocketTransport
-from meshd.trust.card import CardAddress
+from meshd.trust.handshake import HandshakeResult
 
 log = get_logger("meshd.node")
 
@@ -114,7 +118,7 @@ class Loop:
         self._announced: MdnsAnnounce | None = None
         self._genesis_hash: bytes | None = None
         self._context = LinkContext(
-            credentials=self._credentials,
+            credentials=self.credentials,
             numbers=itertools.count(1),
             post=around.inbox.send,
             clock=trio.current_time,
@@ -137,7 +141,8 @@ class Loop:
         self.turns = 0
         """Counts up as long as the node makes progress; the watchdog looks at it."""
 
-    def _credentials(self) -> Credentials:
+    def credentials(self) -> Credentials:
+        """What this device proves itself with now."""
         node = self.node
         return Credentials(
             identity=node.identity,
@@ -150,6 +155,12 @@ class Loop:
         """What the dialer of a peer knows."""
         dialer = self._dialers.get(peer)
         return None if dialer is None else dialer.control.statistics(trio.current_time())
+
+    async def hold(self, connection: Connection, result: HandshakeResult, heard: Sequence[bytes]) -> None:
+        """Run a link whose handshake ended well elsewhere; ``heard`` are its first frames. The caller closes it."""
+        outgoing = Outlet()
+        up = announce(connection, result, outgoing, self._context)
+        await hold_link(connection, up, outgoing, self._context, heard=heard)
 
     async def handle_connection(self, connection: Connection) -> None:
         """The link handler of every transport's ``serve``."""
@@ -238,27 +249,8 @@ class Loop:
 
     def _reachable(self) -> Listening:
         """Where others may reach us: the addresses of our LAN interfaces, at the ports that are bound."""
-        named = self._around.named_interfaces
-        hosts = [
-            (address.host.partition("%")[0], interface)
-            for interface in self._interfaces.interfaces
-            for address in interface.addresses
-            if interface.is_up
-            and not address.temporary
-            and (interface.name in named if named else interface.kind is InterfaceKind.LAN)
-        ]
-        hosts = [(host, interface) for host, interface in hosts if not host.lower().startswith("fe80:")]
-        reachable = [
-            CardAddress(bound.transport, host, bound.port)
-            for host, _ in hosts
-            for bound in self._listening.bound
-            if bound.host in ("::", "0.0.0.0", host) and not (bound.host == "0.0.0.0" and ":" in host)
-        ]
-        # Told to listen on this machine alone, it is reached there; else a loopback address would mislead others.
-        reachable += [
-            CardAddress(bound.transport, bound.host, bound.port) for bound in self._listening.bound if bound.is_loopback
-        ]
-        return Listening(self._listening.bound, tuple(dict.fromkeys(reachable)))
+        bound = self._listening.bound
+        return Listening(bound, reachable_addresses(bound, self._interfaces.interfaces, self._around.named_interfaces))
 
     # --- effects
 
@@ -336,10 +328,14 @@ class Loop:
                 nursery.start_soon(self._examinations.assist, effect)
             case InquiryEnded():
                 self._examinations.inquiry_ended(effect)
+            case FetchCertificate():
+                nursery.start_soon(partial(fetch, effect, inbox=self._around.inbox))
             case Fail():
                 raise MeshdError(effect.error, f"The store failed: {effect.reason}.", "Start the daemon again.")
 
     def _seek(self, effect: SeekPeer, nursery: trio.Nursery, now: float) -> None:
+        if not self._around.transports:  # a relay dials nobody
+            return
         dialer = self._dialers.get(effect.peer)
         if dialer is None:
             control = PeerControl(

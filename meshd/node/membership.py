@@ -48,6 +48,8 @@ class Membership:
         self._cards: dict[NodeId, _KnownCard] = {}
         self._keys: dict[NodeId, bytes] = {}
         self._addresses: tuple[CardAddress, ...] = ()
+        self.relay_urls: dict[NodeId, str] = {}
+        """Where this device, as an admin, was told that relays are; its card tells the others."""
         self.seen_epochs: dict[NodeId, Epoch] = {}
         self._lives: dict[NodeId, deque[Epoch]] = {}
         self.news: set[NodeId] = set()
@@ -65,6 +67,7 @@ class Membership:
         for key, value in facts.get("seen-epoch", {}).items():
             counter, rand = decode(value)
             self.seen_epochs[NodeId(key)] = Epoch(counter, rand)
+        self.relay_urls = {NodeId(key): value.decode() for key, value in facts.get("relay-url", {}).items()}
         genesis = facts.get("genesis", {}).get(_ONLY)
         if genesis is None:
             return
@@ -108,6 +111,26 @@ class Membership:
         if self.roster is None:
             return []
         return [member for member in self.roster.members.values() if not member.removed and member.id != self.me]
+
+    def is_relay(self, node: NodeId) -> bool:
+        """Whether this device forwards and keeps mail, and has none of its own."""
+        member = None if self.roster is None else self.roster.members.get(node)
+        return member is not None and member.role == "relay"
+
+    def relays(self) -> tuple[Member, ...]:
+        """The relays in the mesh now, first added first."""
+        return () if self.roster is None else self.roster.relays()
+
+    def urls_of(self, relay: NodeId) -> tuple[str, ...]:
+        """Where a relay is, as far as admins say: this device's own word first."""
+        name = relay_fact(relay)
+        own = self.relay_urls.get(relay)
+        told = [
+            str(known.card.facts[name])
+            for node, known in sorted(self._cards.items())
+            if name in known.card.facts and self.roster is not None and self.roster.is_admin(node)
+        ]
+        return tuple(dict.fromkeys([*([] if own is None else [own]), *told]))
 
     def name_of(self, node: NodeId) -> str:
         """A device's name, or the beginning of its id."""
@@ -180,7 +203,13 @@ class Membership:
         name = self.name if member is None else member.name
         version = 1 if known is None else known.card.version + 1
         card = Card(
-            node=self.me, version=version, name=name, prekeys=self.prekeys.published, addresses=self._addresses[:16]
+            node=self.me,
+            version=version,
+            name=name,
+            # Nothing can be sealed for a relay.
+            prekeys=() if self.is_relay(self.me) else self.prekeys.published,
+            addresses=self._addresses[:16],
+            facts={relay_fact(relay.id): url for relay in self.relays() if (url := self.relay_urls.get(relay.id))},
         )
         if known is not None and attrs.evolve(card, version=known.card.version) == known.card:
             return
@@ -292,6 +321,11 @@ class Membership:
         """Raises RemoteProtocolError when the device is not in the mesh now."""
         if self.public_key(node) is None:
             raise RemoteProtocolError("P_NOT_MEMBER", "not in the mesh")
+
+
+def relay_fact(relay: NodeId) -> str:
+    """The name under which an admin's card tells where a relay is."""
+    return f"relay_{to_text(relay)}"
 
 
 def is_usable_prekey(public_bytes: bytes) -> bool:

@@ -12,8 +12,8 @@ from meshd.wire.frames import BundleFrame, Busy, Refused
 
 RETRY_AFTER_MS = 5_000
 ROW_OVERHEAD_BYTES = 256
-_OTHERS_SHARE = 0.5
-"""Part of the spool's quota that others' mail may take; one neighbour gets half of that."""
+_NEIGHBOUR_SHARE = 0.25
+"""Part of the spool's quota that others' mail from one neighbour may take, unless the limits say otherwise."""
 
 
 class Passing:
@@ -46,11 +46,12 @@ class Passing:
             self._take(turn, link, frame, head, bundle, peers)
 
     def _is_full(self, neighbour: NodeId, size_bytes: int) -> bool:
-        allowed = self._limits.quota_bytes * _OTHERS_SHARE
+        limits = self._limits
+        one = limits.quota_bytes * _NEIGHBOUR_SHARE if limits.neighbour_bytes is None else limits.neighbour_bytes
         return (
-            self._limits.is_disk_full
-            or self._spool.size_bytes + size_bytes > self._limits.quota_bytes
-            or self._spool.custody.charge_of(neighbour) + size_bytes > allowed / 2
+            limits.is_disk_full
+            or self._spool.size_bytes + size_bytes > limits.quota_bytes
+            or self._spool.custody.charge_of(neighbour) + size_bytes > one
         )
 
     def _take(self, turn: Turn, link: Link, frame: BundleFrame, head: Head, bundle: BundleId, peers: Peers) -> None:

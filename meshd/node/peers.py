@@ -117,6 +117,8 @@ class Peers:
         self.known: dict[NodeId, Peer] = {}
         self.next_hops: dict[NodeId, NodeId] = {}
         """Where routes lead, by destination; kept by the node from its router."""
+        self.relays: tuple[NodeId, ...] = ()
+        """Those that keep mail for absent devices, the one to use first."""
 
     def peer(self, node: NodeId) -> Peer:
         """The record of a device, made when first needed."""
@@ -137,6 +139,21 @@ class Peers:
         """The link on which something for a device leaves: to itself, or to the next hop of its route."""
         hop = self.next_hops.get(destination, destination)
         return self.link_to(hop) or self.link_to(destination)
+
+    def depot(self, destination: NodeId) -> tuple[NodeId, Link] | None:
+        """The relay that keeps copies for a device without a path now, and the link toward it."""
+        if destination in self.relays:
+            return None
+        ways = ((relay, self.toward(relay)) for relay in self.relays)
+        return next(((relay, link) for relay, link in ways if link is not None), None)
+
+    def toward_depot(self, destination: NodeId) -> Link | None:
+        """The link on which something for a device leaves: toward itself, or toward a relay that keeps it."""
+        link = self.toward(destination)
+        if link is not None:
+            return link
+        depot = self.depot(destination)
+        return None if depot is None else depot[1]
 
     def links(self) -> Iterable[Link]:
         """The links in use."""

@@ -191,6 +191,28 @@ class Remove(Request):
 
 
 @attrs.frozen(kw_only=True)
+class AddRelay(Request):
+    """Take a relay into the mesh, or note that it has moved. Result ``{"id", "name", "url"}``.
+
+    Args:
+        certificate: DER; or certificate_hash: SHA-256 of the one that the relay shows over TLS.
+        name: of the relay in the mesh; made from the URL when not given.
+    """
+
+    url: str
+    certificate: bytes | None = None
+    certificate_hash: bytes | None = None
+    name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RemoveRelay(Request):
+    """Shut a relay out, by name, id or URL, for ever. Result ``{"id", "name"}``."""
+
+    relay: str
+
+
+@attrs.frozen(kw_only=True)
 class Echo(Request):
     """Measure round trips through the mesh. Result as ``meshctl ping``."""
 

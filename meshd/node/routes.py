@@ -61,7 +61,8 @@ class Routes:
         self._carry_out(turn, self._router.cost_changed(peer, self._cost(turn, peer), turn.now))
 
     def _cost(self, turn: Turn, peer: NodeId) -> int:
-        return metric(self._peers.peer(peer).quality.snapshot(turn.now))
+        relay = self._membership.is_relay(peer) or self._membership.is_relay(self._membership.me)
+        return metric(self._peers.peer(peer).quality.snapshot(turn.now), relay=relay)
 
     def received(self, turn: Turn, link: Link, frame: RouteUpdate | SeqnoRequest | RouteRequest) -> None:
         """A routing frame came. Raises RemoteProtocolError."""

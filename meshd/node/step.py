@@ -35,6 +35,7 @@ from meshd.node.effects import (
     LocalReceipt,
     SeekPeer,
 )
+from meshd.node.enlisting import CertificateFetched, Enlisting
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
 from meshd.node.inquiries import Assisted, Inquire, Inquiries
@@ -46,6 +47,7 @@ from meshd.node.membership import Membership
 from meshd.node.outcomes import Outcomes
 from meshd.node.passing import Passing
 from meshd.node.peers import Peers
+from meshd.node.relays import Relays
 from meshd.node.requests import Request
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
@@ -72,13 +74,20 @@ JOURNAL_ROWS_MAX = 1_000_000
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What the configuration says, as far as the node is concerned."""
+    """What the configuration says, as far as the node is concerned.
+
+    Args:
+        neighbour_bytes: for what one neighbour hands over for others; None for a quarter of the quota.
+        relay_urls: relays to be used before others, in this order.
+    """
 
     name: str
     quota_bytes: int
     default_lifetime_ms: int
     max_lifetime_ms: int
     max_links: int = 16
+    neighbour_bytes: int | None = None
+    relay_urls: tuple[str, ...] = ()
 
 
 def next_epoch(snapshot: Snapshot, rng: random.Random) -> tuple[Epoch, PutFact]:
@@ -139,6 +148,7 @@ class Node:
             quota_bytes=settings.quota_bytes,
             default_lifetime_ms=settings.default_lifetime_ms,
             max_lifetime_ms=settings.max_lifetime_ms,
+            neighbour_bytes=settings.neighbour_bytes,
             free_bytes=free_bytes,
         )
         self._acceptor = Acceptor(me, self._outbox, self.spool, self._followers, self._tickets, limits)
@@ -149,6 +159,8 @@ class Node:
         self._echoes = Echoes(me)
         self._routes = Routes(self.membership, self.peers, epoch, rng)
         self._company = Company(self.membership, self.peers, self._routes, settings.max_links, rng)
+        self._relays = Relays(self.membership, self.peers, settings.relay_urls)
+        self._enlisting = Enlisting(self.membership, self._tickets)
         self._chronicle = Chronicle(self.membership)
         self._views = Views(
             chronicle=self._chronicle,
@@ -156,6 +168,7 @@ class Node:
             membership=self.membership,
             peers=self.peers,
             spool=self.spool,
+            relays=self._relays,
             quota_bytes=settings.quota_bytes,
             dialer=dialer,
         )
@@ -164,6 +177,7 @@ class Node:
         parts = Parts(
             membership=self.membership,
             admissions=self.admissions,
+            enlisting=self._enlisting,
             acceptor=self._acceptor,
             spool=self.spool,
             followers=self._followers,
@@ -261,6 +275,7 @@ class Node:
             self._inquiries.next_deadline(),
             self._routes.next_deadline(),
             self._company.next_deadline(),
+            self._relays.next_deadline(),
             self.membership.next_deadline(),
             self._purge_at,
         )
@@ -274,6 +289,9 @@ class Node:
         self._arriving.poll(turn)
         self._echoes.poll(turn, self.peers)
         self._inquiries.poll(turn)
+        due = self._relays.next_deadline()
+        if due is not None and due <= turn.now:
+            self._relays.plan(turn)
         rotation = self.membership.next_deadline()
         if rotation is not None and rotation <= turn.now:
             self.membership.refresh_card(turn, self.peers)
@@ -338,9 +356,11 @@ class Node:
             card = self.membership.card(member.id)
             addresses = [(Address(a.transport, a.host, a.port), "card") for a in (card.addresses if card else ())]
             self.peers.seen(member.id, addresses)
-            known = tuple(self.peers.peer(member.id).addresses.items())
-            turn.emit(SeekPeer(member.id, member.certificate, known))
+            if member.role != "relay":
+                known = tuple(self.peers.peer(member.id).addresses.items())
+                turn.emit(SeekPeer(member.id, member.certificate, known))
             self.spool.touch(member.id)
+        self._relays.members_changed(turn)
 
     # --- events
 
@@ -356,14 +376,17 @@ class Node:
                 self._loaded(turn, event)
             case LinkUp():
                 self._linking.up(turn, event, self.epoch)
+                self._relays.plan(turn)
             case LinkDown():
                 self._linking.down(turn, event)
+                self._relays.plan(turn)
             case LinkMeasured():
                 self._linking.measured(turn, event)
             case DialFailed():
                 count_reason(turn.tally.dials, event.code)
                 self.peers.dial_failed(event)
                 self._chronicle.dial_failed(turn, event)
+                self._relays.dial_failed(turn, event.peer)
             case AcceptFailed():
                 count_reason(turn.tally.strangers, event.code)
                 turn.log("info", "connection refused", remote=str(event.remote), code=event.code, reason=event.reason)
@@ -380,6 +403,8 @@ class Node:
                 self._inquiries.assisted(turn, event, self.peers)
             case JoinEnded():
                 self.admissions.join_ended(turn, event)
+            case CertificateFetched():
+                self._enlisting.fetched(turn, event, self.peers)
 
     def _peer_seen(self, turn: Turn, event: PeerSeen) -> None:
         member = None if self.membership.roster is None else self.membership.roster.members.get(event.peer)
@@ -387,6 +412,9 @@ class Node:
             return
         addresses = tuple((address, event.source) for address in event.addresses)
         self.peers.seen(event.peer, addresses)
+        if member.role == "relay":
+            self._relays.members_changed(turn)
+            return
         turn.emit(SeekPeer(event.peer, member.certificate, addresses))
 
     # --- this life

@@ -12,6 +12,7 @@ from meshd.links.peer import PeerStatistics
 from meshd.node.chronicle import Chronicle, plain
 from meshd.node.membership import Membership
 from meshd.node.peers import Peer, Peers
+from meshd.node.relays import Relays
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
 from meshd.store.ops import TraceRecord
@@ -46,6 +47,7 @@ class Views:
     spool: Spool
     route_table: Routes
     chronicle: Chronicle
+    relays: Relays
     quota_bytes: int
     dialer: Callable[[NodeId], PeerStatistics | None]
     wall: Callable[[], float] = time.time
@@ -67,7 +69,7 @@ class Views:
                 "bytes": self.spool.size_bytes,
                 "quota_bytes": self.quota_bytes,
             },
-            "relays": [],
+            "relays": [{"url": relay["url"], "state": relay["state"]} for relay in self.relays.views()],
             "listen": {
                 transport: [f"[{a.host}]:{a.port}" if ":" in a.host else f"{a.host}:{a.port}" for a in addresses]
                 for transport in ("quic", "websocket")
@@ -94,11 +96,12 @@ class Views:
         quality = peer.quality.snapshot(now)
         dialer = self.dialer(peer.node)
         last_error = peer.last_error if dialer is None or dialer.last_error is None else dialer.last_error
+        by_relay = link is None and self.peers.next_hops.get(peer.node) in self.peers.relays
         return {
             "id": to_text(peer.node),
             "name": name,
-            "state": "down" if link is None else "suspect" if link.suspect else "up",
-            "transport": None if link is None else link.transport,
+            "state": "up" if by_relay else "down" if link is None else "suspect" if link.suspect else "up",
+            "transport": "relay" if by_relay else None if link is None else link.transport,
             "address": None if link is None else str(link.up.remote),
             "rtt_ms": None if link is None or quality.rtt is None else round(quality.rtt * 1000, 3),
             "loss": None if link is None else round(quality.loss, 4),

@@ -248,6 +248,20 @@ class WebsocketTransport:
             await run_handler(handler, connection)
 
 
+async def fetch_certificate(address: Address) -> bytes:
+    """The certificate (DER) that a listener shows; nothing is sent to it, and nothing trusted.
+
+    Raises TransportError.
+    """
+    with deadline(HalfOpenLimits().deadline):
+        stream = await _dial_tls(address, unpinned_context(ALPN_LINK), None)
+    certificate = stream.peer_certificate
+    await stream.aclose()
+    if certificate is None:
+        raise TransportError("it shows no certificate")
+    return certificate
+
+
 def _nothing() -> None:
     """A dialer has no place among the half-open to leave."""
 

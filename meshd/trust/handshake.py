@@ -57,6 +57,7 @@ class _State(enum.Enum):
     HELLO_SENT = "hello sent"
     CHALLENGE_SENT = "challenge sent"
     PROOF_SENT = "proof sent"
+    PROOF_HELD = "proof held"
     DONE = "done"
     FAILED = "failed"
 
@@ -219,6 +220,8 @@ class DialerHandshake(_Machine):
         )
         signature = self._identity.sign(_DIALER_LABEL, *self._transcript.parts(), _own(self._epoch))
         chain = self._roster.chain_for(self._identity.node_id)
+        if self._roster.members[self._peer].role == "relay":  # it may hear of this mesh for the first time
+            chain = self._roster.chain_for(self._identity.node_id, self._peer)
         self._state = _State.PROOF_SENT
         return Proof(self._identity.certificate, self._epoch, chain, signature)
 
@@ -232,7 +235,98 @@ class DialerHandshake(_Machine):
         self.done = HandshakeResult(self._peer, welcome.epoch, welcome.seen, transcript.chosen)
 
 
-class ListenerHandshake(_Machine):
+class _Listening(_Machine):
+    """What every listener does: answer the hello, and check a proof before anything in it is believed."""
+
+    def __init__(self, identity: Identity, alpn: str, rng: random.Random) -> None:
+        super().__init__()
+        self._identity = identity
+        self._alpn = alpn
+        self._nonce = rng.randbytes(NONCE_SIZE)
+        self._hello: Hello | None = None
+        self._version = 0
+
+    def _step(self, frame: Frame) -> Frame | None:
+        match self._state, frame:
+            case _State.START, Hello():
+                return self._challenge(frame)
+            case _State.CHALLENGE_SENT, Proof():
+                return self._proven(frame)
+        raise self._unexpected(frame)
+
+    def _challenge(self, hello: Hello) -> Challenge:
+        common = [version for version in VERSIONS if version in hello.versions]
+        if not common:
+            raise RemoteProtocolError("P_VERSION", f"the peer speaks {list(hello.versions)}, we {list(VERSIONS)}")
+        self._hello, self._version = hello, common[0]
+        self._state = _State.CHALLENGE_SENT
+        return Challenge(self._version, self._nonce)
+
+    def _proven(self, proof: Proof) -> Welcome | None:
+        raise self._unexpected(proof)
+
+    def _check(self, proof: Proof, mesh_id: bytes) -> "Applicant":
+        """Cheap checks first: only who proves the possession of a key gets its statements read."""
+        if sum(map(len, proof.chain)) > MAX_CHAIN_BYTES:
+            raise RemoteProtocolError("P_OVERSIZED", "a chain over 16 KiB")
+        if not proof.chain or hashlib.sha256(proof.chain[0]).digest() != mesh_id:
+            raise RemoteProtocolError("P_OTHER_MESH", "the chain begins with another genesis")
+        dialer_key = certificate_key(proof.certificate)
+        peer = key_node_id(dialer_key)
+        if peer == self._identity.node_id:
+            raise RemoteProtocolError("P_AUTH", "a link to itself")
+        transcript = self._transcript(mesh_id, dialer_key)
+        if not verify(dialer_key, proof.signature, _DIALER_LABEL, *transcript.parts(), _own(proof.epoch)):
+            raise RemoteProtocolError("P_AUTH", "a proof with a wrong signature")
+        return Applicant(peer, proof.certificate, proof.epoch, proof.chain, transcript)
+
+    def _welcome(
+        self, applicant: "Applicant", roster: Roster, chain: tuple[bytes, ...], epoch: Epoch, seen: Epoch | None
+    ) -> Welcome:
+        """Let the applicant in, if ``roster``, with its chain merged, has it."""
+        _check_member(roster, applicant.peer, applicant.certificate)
+        parts = _welcome_parts(applicant.transcript, applicant.epoch, epoch, seen)
+        signature = self._identity.sign(_LISTENER_LABEL, *parts)
+        self._state = _State.DONE
+        self.done = HandshakeResult(applicant.peer, applicant.epoch, None, self._version, chain)
+        return Welcome(epoch, seen, signature)
+
+    def _transcript(self, mesh_id: bytes, dialer_key: bytes) -> _Transcript:
+        assert self._hello is not None
+        return _Transcript(
+            mesh_id=mesh_id,
+            alpn=self._alpn,
+            offered=self._hello.versions,
+            chosen=self._version,
+            dialer_key=dialer_key,
+            listener_key=self._identity.public_key,
+            dialer_nonce=self._hello.nonce,
+            listener_nonce=self._nonce,
+            listener_certificate=self._identity.certificate,
+        )
+
+
+@attrs.frozen
+class Applicant:
+    """A dialer that has proven to hold its key; what it says of the mesh is not judged yet.
+
+    Args:
+        chain: the genesis, then statements.
+    """
+
+    peer: NodeId
+    certificate: bytes
+    epoch: Epoch
+    chain: tuple[bytes, ...]
+    transcript: _Transcript = attrs.field(repr=False)
+
+    @property
+    def genesis(self) -> bytes:
+        """The founding statement of the mesh that it comes from."""
+        return self.chain[0]
+
+
+class ListenerHandshake(_Listening):
     """The side that was connected to. It presented ``identity``'s certificate in TLS.
 
     Args:
@@ -248,63 +342,50 @@ class ListenerHandshake(_Machine):
         seen: Mapping[NodeId, Epoch],
         rng: random.Random,
     ) -> None:
-        super().__init__()
-        self._identity = identity
+        super().__init__(identity, alpn, rng)
         self._roster = roster
-        self._alpn = alpn
         self._epoch = epoch
         self._seen = seen
-        self._nonce = rng.randbytes(NONCE_SIZE)
-        self._hello: Hello | None = None
-        self._version = 0
 
-    def _step(self, frame: Frame) -> Frame | None:
-        match self._state, frame:
-            case _State.START, Hello():
-                return self._challenge(frame)
-            case _State.CHALLENGE_SENT, Proof():
-                return self._decide(frame)
-        raise self._unexpected(frame)
+    def _proven(self, proof: Proof) -> Welcome:
+        applicant = self._check(proof, self._roster.mesh_id)
+        roster, chain = self._roster.merge(applicant.chain[1:])
+        return self._welcome(applicant, roster, chain, self._epoch, self._seen.get(applicant.peer))
 
-    def _challenge(self, hello: Hello) -> Challenge:
-        common = [version for version in VERSIONS if version in hello.versions]
-        if not common:
-            raise RemoteProtocolError("P_VERSION", f"the peer speaks {list(hello.versions)}, we {list(VERSIONS)}")
-        self._hello, self._version = hello, common[0]
-        self._state = _State.CHALLENGE_SENT
-        return Challenge(self._version, self._nonce)
 
-    def _decide(self, proof: Proof) -> Welcome:
-        # Cheap checks first: only who proves the possession of a key gets its statements read.
-        if sum(map(len, proof.chain)) > MAX_CHAIN_BYTES:
-            raise RemoteProtocolError("P_OVERSIZED", "a chain over 16 KiB")
-        if proof.chain[:1] != (self._roster.genesis,):
-            raise RemoteProtocolError("P_OTHER_MESH", "the chain begins with another genesis")
-        dialer_key = certificate_key(proof.certificate)
-        peer = key_node_id(dialer_key)
-        if peer == self._identity.node_id:
-            raise RemoteProtocolError("P_AUTH", "a link to itself")
-        transcript = self._transcript(dialer_key)
-        if not verify(dialer_key, proof.signature, _DIALER_LABEL, *transcript.parts(), _own(proof.epoch)):
-            raise RemoteProtocolError("P_AUTH", "a proof with a wrong signature")
-        roster, chain = self._roster.merge(proof.chain[1:])
-        _check_member(roster, peer, proof.certificate)
-        seen = self._seen.get(peer)
-        signature = self._identity.sign(_LISTENER_LABEL, *_welcome_parts(transcript, proof.epoch, self._epoch, seen))
-        self._state = _State.DONE
-        self.done = HandshakeResult(peer, proof.epoch, None, self._version, chain)
-        return Welcome(self._epoch, seen, signature)
+class RelayHandshake(_Listening):
+    """The listener of a relay, which serves several meshes: the proof tells of which one the dialer is.
 
-    def _transcript(self, dialer_key: bytes) -> _Transcript:
-        assert self._hello is not None
-        return _Transcript(
-            mesh_id=self._roster.mesh_id,
-            alpn=self._alpn,
-            offered=self._hello.versions,
-            chosen=self._version,
-            dialer_key=dialer_key,
-            listener_key=self._identity.public_key,
-            dialer_nonce=self._hello.nonce,
-            listener_nonce=self._nonce,
-            listener_certificate=self._identity.certificate,
-        )
+    After the proof, ``applicant`` waits for :meth:`admit` or :meth:`refuse`.
+    """
+
+    def __init__(self, identity: Identity, alpn: str, rng: random.Random) -> None:
+        super().__init__(identity, alpn, rng)
+        self.applicant: Applicant | None = None
+
+    def _proven(self, proof: Proof) -> None:
+        mesh_id = hashlib.sha256(proof.chain[0]).digest() if proof.chain else b""
+        self.applicant = self._check(proof, mesh_id)
+        self._state = _State.PROOF_HELD
+
+    def admit(self, roster: Roster, chain: tuple[bytes, ...], epoch: Epoch, seen: Epoch | None) -> Welcome:
+        """Let the applicant in.
+
+        Args:
+            roster: of its mesh, with its chain merged; chain: what of that was new.
+            epoch: ours in that mesh; seen: the highest epoch known of the applicant.
+
+        Raises RemoteProtocolError when the roster does not have it.
+        """
+        if self.applicant is None or self._state is not _State.PROOF_HELD:
+            raise LocalProtocolError("nobody asks to be let in")
+        try:
+            return self._welcome(self.applicant, roster, chain, epoch, seen)
+        except RemoteProtocolError as error:
+            self.refuse(error)
+            raise
+
+    def refuse(self, error: RemoteProtocolError) -> None:
+        """Turn the applicant away; ``rejection`` tells it why."""
+        self.rejection = Reject(error.code, error.reason[:_MAX_REASON])
+        self._state = _State.FAILED

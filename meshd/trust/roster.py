@@ -167,6 +167,16 @@ class Roster:
         member = self.members.get(node)
         return member is not None and not member.removed
 
+    def relays(self) -> tuple[Member, ...]:
+        """The relays in the mesh now, first added first: the same order on every device."""
+        relays = [member for member in self.members.values() if member.role == "relay" and not member.removed]
+        return tuple(sorted(relays, key=self._added))
+
+    def _added(self, member: Member) -> tuple[int, int, bytes]:
+        """When a member was added: by the highest issuer, then by number."""
+        origin = self._standing.origins[member.id]
+        return self._standing.admins[origin.issuer].level, origin.number, member.id
+
     def is_admin(self, node: NodeId) -> bool:
         """Whether this device, or the recovery key, may issue statements now."""
         return node in self._standing.admins and (node == self.recovery_id or self.is_current(node))
@@ -209,6 +219,10 @@ class Roster:
         """Everything that counts, in an order that merges without waiting; the genesis is not among them."""
         return self.statements_beyond(())
 
+    def facts(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Every statement that counts, each with the key that it is stored under."""
+        return tuple((hashlib.sha256(data).digest(), data) for data in self.all_statements())
+
     def merge(self, statements: Iterable[bytes]) -> tuple["Roster", tuple[bytes, ...]]:
         """Take in statements in any order; known ones are no news.
 
@@ -243,22 +257,25 @@ class Roster:
             return None
         return decode_statement(data)
 
-    def chain_for(self, node: NodeId) -> tuple[bytes, ...]:
-        """What proves to any device of the mesh that ``node`` is in it: the genesis, then the grants from the
-        top down to who added it, then its own. At most 16 KiB: of a longer one, the lower end.
+    def chain_for(self, *nodes: NodeId) -> tuple[bytes, ...]:
+        """What proves to any device of the mesh that ``nodes`` are in it: the genesis, then the grants from the
+        top down to who added each, then its own. At most 16 KiB: of a longer one, the lower end.
 
         Raises MeshdError (``E_UNKNOWN_DEVICE``).
         """
-        if node not in self.members:
-            raise MeshdError("E_UNKNOWN_DEVICE", f"no device {to_text(node)} in this mesh")
-        chain: list[bytes] = []
+        chain: dict[bytes, None] = {}
         room = MAX_CHAIN_BYTES - len(self.genesis)
-        link = self._standing.origins.get(node)
-        while link is not None and len(link.data) <= room:
-            chain.append(link.data)
-            room -= len(link.data)
-            link = self._standing.admins[link.issuer].grant
-        return (self.genesis, *reversed(chain))
+        for node in nodes:
+            if node not in self.members:
+                raise MeshdError("E_UNKNOWN_DEVICE", f"no device {to_text(node)} in this mesh")
+            above: list[bytes] = []
+            link = self._standing.origins.get(node)
+            while link is not None and link.data not in chain and len(link.data) <= room:
+                above.append(link.data)
+                room -= len(link.data)
+                link = self._standing.admins[link.issuer].grant
+            chain.update(dict.fromkeys(reversed(above)))
+        return (self.genesis, *chain)
 
     # issuing
 

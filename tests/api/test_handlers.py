@@ -53,6 +53,12 @@ BUILT = [
     ("invite", {}, requests.Invite(**COMMON, expires_s=600, role="member")),
     ("join", {"code": "x"}, requests.Join(**COMMON, code="x", name=None)),
     ("remove", {"device": "pi"}, requests.Remove(**COMMON, device="pi")),
+    (
+        "relay-add",
+        {"url": "wss://relay.example", "certificate_hash": bytes(32)},
+        requests.AddRelay(**COMMON, url="wss://relay.example", certificate_hash=bytes(32)),
+    ),
+    ("relay-remove", {"relay": "shed"}, requests.RemoveRelay(**COMMON, relay="shed")),
     ("ping", {"destination": "pi", "count": 3}, requests.Echo(**COMMON, destination="pi", count=3, timeout_s=5.0)),
     ("trace", {"id": ID}, requests.Query(**COMMON, view="trace", argument=ID)),
     ("why", {"peer": "pi"}, requests.Query(**COMMON, view="why", argument="pi")),
@@ -61,7 +67,9 @@ BUILT = [
     ("events", {"follow": True, "last": 0, "credit": 7}, requests.Follow(**COMMON, last=0, credit=7)),
     *[
         (view, {}, requests.Query(**COMMON, view=view))
-        for view in ("status", "peers", "members", "queue", "routes", "graph", "config", "doctor", "metrics")
+        for view in (
+            *("status", "peers", "members", "queue", "routes", "graph", "relays", "config", "doctor", "metrics"),
+        )
     ],
 ]
 

@@ -20,7 +20,7 @@ from tests.cli.daemon import FakeDaemon, Raw, Silence, Stream
 CONTRACT = (
     *("init", "invite", "join", "members", "remove", "status", "peers", "routes"),
     *("send", "receive", "queue", "trace", "ping", "errors", "demo"),
-    *("why", "graph", "events", "breaker", "config", "doctor", "support-bundle"),
+    *("why", "graph", "events", "breaker", "config", "doctor", "support-bundle", "relay"),
 )
 
 
@@ -41,6 +41,7 @@ def test_every_command_of_the_contract_exists_and_no_other() -> None:
         ("breaker", "reset"),
         ("config", "show"),
         ("config", "check"),
+        ("relay", "add"),
     ],
 )
 def test_every_command_explains_itself(meshctl: Meshctl, path: tuple[str, ...]) -> None:
@@ -58,7 +59,7 @@ def test_the_first_line_of_help_is_a_sentence(name: str) -> None:
     assert first.endswith(".")
 
 
-@pytest.mark.parametrize("arguments", [(), ("errors",), ("breaker",), ("config",)])
+@pytest.mark.parametrize("arguments", [(), ("errors",), ("breaker",), ("config",), ("relay",)])
 def test_without_a_command_the_help_is_shown(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -172,6 +172,7 @@ class Host:
         self.namespace = namespace
         self.directory = directory
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.is_relay = False
         directory.mkdir()
 
     @property
@@ -228,6 +229,17 @@ class Host:
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         return socket.socket(fileno=descriptors[0])
 
+    def start_relay(self, config: str = "") -> None:
+        """Run ``meshd-relay`` instead of a daemon, from now on."""
+        self.is_relay = True
+        self.start(self.name, config)
+
+    def certificate_hash(self) -> str:
+        """What ``meshd-relay --certificate`` says of this host's relay."""
+        command = [sys.executable, "-m", "meshd.relay", "--state-dir", str(self.directory / "state"), "--certificate"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment(self.directory))
+        return done.stderr.split()[-1]
+
     def start(self, name: str | None = None, config: str = "", environment: Mapping[str, str] | None = None) -> None:
         """Run the daemon until it says that it is ready; later starts keep the name."""
         assert self.daemon is None, f"{self.name} runs already"
@@ -251,6 +263,9 @@ class Host:
 
     def _daemon_command(self) -> list[str]:
         directory = self.directory
+        if self.is_relay:
+            program = [sys.executable, "-m", "meshd.relay", "--config", str(directory / "meshd.toml")]
+            return [*program, "--state-dir", str(directory / "state")]
         return [
             *(sys.executable, "-m", "meshd.daemon", "--name", self.name, "--config", str(directory / "meshd.toml")),
             *("--state-dir", str(directory / "state"), "--runtime-dir", str(directory / "run")),

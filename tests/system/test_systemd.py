@@ -119,12 +119,11 @@ def test_the_watchdog_kills_a_process_that_hangs_and_no_other(device: Machine) -
 
 _WATCHED = """
 import sys, trio
-from meshd.daemon import watchdog
-from meshd.node.inbox import Inbox
+from meshd.service import watchdog
 
 async def run(turns):
     with trio.move_on_after(1):
-        await watchdog(lambda: next(turns), Inbox())
+        await watchdog(lambda: next(turns), lambda: None)
 
 trio.run(run, iter(range(100)) if sys.argv[1] == "turning" else iter([7] * 100))
 """

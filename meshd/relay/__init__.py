@@ -1,0 +1,1 @@
+"""meshd-relay: one identity, a node for each mesh that it serves, and a listener that tells them apart."""

@@ -1,0 +1,157 @@
+"""What the daemon and the relay share as processes: how they fail, begin a life, listen, and talk to systemd."""
+
+import gc
+import os
+import random
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import trio
+
+from meshd.clock import MeshClock, resume_clock
+from meshd.config import Endpoint
+from meshd.errors import MeshdError
+from meshd.ids import Epoch
+from meshd.node.step import next_epoch
+from meshd.store.database import Database
+from meshd.store.ops import Op, PutFact, Snapshot
+from meshd.transport.base import Transport
+from meshd.transport.quic import QuicTransport
+from meshd.transport.websocket import WebsocketTransport
+from meshd.trust.identity import Identity
+
+EXIT_FAILED, EXIT_USAGE, EXIT_RUNNING = 1, 2, 3
+_EXITS = {"E_CONFIG": EXIT_USAGE, "E_RUNTIME_DIR": EXIT_USAGE, "E_RUNNING": EXIT_RUNNING, "E_USAGE": EXIT_USAGE}
+
+# A thread that waits for the interpreter gets it after this long; commits would wait for 5 ms.
+_SWITCH_INTERVAL_S = 0.0002
+
+
+def run_process(main: Callable[[], Awaitable[None]], program: str) -> None:
+    """Run a program to its end. What a person can mend ends it with one clear line; defects are raised."""
+    try:
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()  # modules live as long as the process: collections need not walk through them
+        trio.run(main)
+    except MeshdError as error:
+        fail(error, program)
+    except BaseExceptionGroup as group:
+        errors = [error for error in _leaves(group) if isinstance(error, MeshdError)]
+        if not errors or len(errors) != len(_leaves(group)):
+            raise
+        fail(errors[0], program)
+
+
+def fail(error: MeshdError, program: str) -> None:
+    """Say what is wrong, and exit."""
+    print(f"{program}: {error.message.rstrip('.')}. [{error.code}] {error.hint}", file=sys.stderr)  # noqa: T201
+    sys.exit(_EXITS.get(error.code, EXIT_FAILED))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
+def make_dir(path: Path, mode: int, code: str) -> None:
+    """Make a directory, or see that it can be used. Raises MeshdError with ``code``."""
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MeshdError(code, f"{path} can't be made: {error.strerror}.") from error
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise MeshdError(code, f"{path} can't be written to by this user.")
+
+
+@attrs.frozen
+class Life:
+    """The beginning of a node's life: its disk is open, and the epoch of this life is on it."""
+
+    database: Database
+    snapshot: Snapshot
+    clock: MeshClock
+    epoch: Epoch
+
+
+def begin_life(path: Path, rng: random.Random, first: Callable[[Snapshot], Sequence[Op]] | None = None) -> Life:
+    """Open the store at ``path``, and write down that a new life begins.
+
+    Args:
+        first: what else to write, given what is there.
+
+    Raises MeshdError as ``Database.open``, and when the store can't be written.
+    """
+    database = Database.open(path)
+    snapshot = database.snapshot()
+    clock = resume_clock(snapshot.facts.get("clock", {}).get(b""), snapshot.clock_ms)
+    epoch, epoch_fact = next_epoch(snapshot, rng)
+    more = () if first is None else tuple(first(snapshot))
+    [committed] = database.apply([(0, [epoch_fact, PutFact("clock", b"", clock.encode()), *more])], clock.now_ms())
+    if committed.error is not None:
+        database.close()
+        raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
+    return Life(database, database.snapshot() if more else snapshot, clock, epoch)
+
+
+def free_bytes(directory: Path) -> int:
+    """What an ordinary user may still write to the disk that holds ``directory``."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def make_transports(
+    *,
+    quic: Sequence[Endpoint],
+    websocket: Sequence[Endpoint],
+    identity: Identity,
+    remembered: Callable[[], Collection[str]] = frozenset,
+) -> dict[str, Transport]:
+    """The transports by name; one without places to listen is left out."""
+    key, certificate = identity.private_key_pem(), identity.certificate_pem()
+    transports: dict[str, Transport] = {}
+    if quic:
+        transports["quic"] = QuicTransport(
+            listen=_places(quic), certificate_pem=certificate, private_key_pem=key, remembered=remembered
+        )
+    if websocket:
+        transports["websocket"] = WebsocketTransport(
+            listen=_places(websocket), certificate_pem=certificate, private_key_pem=key, remembered=remembered
+        )
+    return transports
+
+
+def _places(endpoints: Sequence[Endpoint]) -> list[tuple[str, int]]:
+    return [(endpoint.host, endpoint.port) for endpoint in endpoints]
+
+
+# --- the service manager
+
+
+def notify(message: str) -> None:
+    """Tell systemd, when it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender, suppress(OSError):
+        sender.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+async def watchdog(progress: Callable[[], int], ask: Callable[[], None]) -> None:
+    """Tell systemd that we are alive, as long as a turn that we ``ask`` for is made (WATCHDOG_USEC)."""
+    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+    if not interval_us or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    while True:
+        before = progress()
+        ask()
+        await trio.sleep(interval_us / 2_000_000)
+        if progress() != before:
+            notify("WATCHDOG=1")

@@ -1,0 +1,67 @@
+"""Networks that only a relay joins: devices that never hear each other, and a server that both can reach.
+
+a ... r ... b      (a and b lose every frame of each other)
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from .lab import Host, Lab, eventually
+from .test_core import found, join, peer, receive
+
+pytestmark = [pytest.mark.netlab, pytest.mark.timeout(300)]
+
+Make = Callable[[int], Lab]
+PATH_S = 30.0
+QUIET = "[discovery]\nmdns = false\n"
+
+
+def apart(lab: Lab, *hosts: Host) -> None:
+    """None of these hears another one."""
+    for one in hosts:
+        for other in hosts:
+            if one is not other:
+                lab.network.between(one, other, loss=1.0)
+
+
+def add_relay(admin: Host, relay: Host, *more: str) -> None:
+    relay.start_relay()
+    url = f"wss://{relay.ipv4}:443"
+    added = admin.ctl("relay", "add", url, "--certificate", relay.certificate_hash(), *more)
+    assert added["url"] == url
+
+
+def two_networks(lab: Lab) -> tuple[Host, Host, Host]:
+    """a and b in one mesh, which from now on only r joins."""
+    a, b, r = lab.hosts
+    a.start("a", QUIET)
+    b.start("b", QUIET)
+    found(a)
+    join(a, b)
+    add_relay(a, r, "--name", "r")
+    eventually(lambda: [row["state"] for row in b.ctl("relay", "list")] == ["up"], within_s=PATH_S, what="b knows r")
+    apart(lab, a, b)
+    by_relay(a, b)
+    by_relay(b, a)
+    return a, b, r
+
+
+def by_relay(host: Host, other: Host) -> None:
+    eventually(
+        lambda: peer(host, other).get("transport") == "relay",
+        within_s=PATH_S,
+        what=f"{host.name} reaches {other.name} through the relay",
+    )
+
+
+def test_messages_receipts_and_pings_cross_the_relay(lab: Make) -> None:
+    a, b, r = two_networks(lab(3))
+    sent = a.ctl("send", "b", "across", "--wait", "delivered")
+    assert receive(b, 1) == ["across"]
+    eventually(lambda: a.ctl("trace", sent["id"])["state"] == "consumed", within_s=PATH_S, what="a has the receipt")
+    assert a.ctl("ping", "b")["path"] == ["a", "r", "b"]
+    b.ctl("send", "a", "and back")
+    assert receive(a, 1) == ["and back"]
+    [row] = a.ctl("status")["relays"]
+    assert row == {"url": f"wss://{r.ipv4}:443", "state": "up"}
