@@ -189,6 +189,11 @@ class FlowArrivals:
         if floor is None or (self.floor is not None and floor <= self.floor):
             return
         self.floor = floor
+        if floor.sequence > 1 and floor.epoch not in self._arrived and len(self._arrived) < MAX_EPOCHS:
+            # Nothing of it came, and what is below the floor is finished: as told of any other epoch. Else a source
+            # that has forgotten it (an old disk) would be told nothing at all, and ask until its mail expires.
+            self._arrived[floor.epoch] = SequenceSet()
+            self._consumed[floor.epoch] = SequenceSet()
         for epoch, arrived in self._arrived.items():
             below = floor.sequence if epoch == floor.epoch else arrived.highest + 1 if epoch < floor.epoch else 1
             for first, last in list(arrived.missing_below(below)):

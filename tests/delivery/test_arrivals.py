@@ -107,6 +107,15 @@ class TestVerdicts:
         assert arrivals.judge(n(1, FIRST)) is Verdict.STALE_EPOCH
         assert arrivals.judge(n(1, Epoch(2, b"\xff" * 8))) is Verdict.NEW
 
+    def test_what_is_below_the_floor_is_finished_also_when_nothing_of_its_epoch_came(self) -> None:
+        arrivals = flow()
+        assert arrivals.raise_floor(n(3, SECOND))
+        assert arrivals.judge(n(1, FIRST)) is Verdict.STALE_EPOCH
+        assert [arrivals.judge(n(i, SECOND)) for i in (2, 3)] == [Verdict.DUPLICATE, Verdict.NEW]
+        receipt = arrivals.receipt((1, 1), 0)
+        assert [receipt.has_arrived(n(i, SECOND)) for i in (2, 3)] == [True, False]
+        assert FlowArrivals.decode(arrivals.priority, arrivals.encode()).judge(n(2, SECOND)) is Verdict.DUPLICATE
+
     def test_a_known_older_epoch_may_still_arrive(self) -> None:
         arrivals = flow()
         take(arrivals, 1, None)
