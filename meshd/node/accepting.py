@@ -292,10 +292,9 @@ class Acceptor:
             return frozenset()
         # The numbers are burnt. What was forwarded while the commit ran may still arrive: "unknown".
         for stored in batch.stored:
-            row = stored.row
-            self._spool.queue(row.destination, row.priority).finish_row(row.row, row.messages, row.size_bytes)
-            self._outbox.burn(stored.draft, row.service or "")
-            count(turn.tally.turned_down, error, row.messages)
+            self._spool.withdraw(stored.row)
+            self._outbox.burn(stored.draft, stored.row.service or "")
+            count(turn.tally.turned_down, error, stored.row.messages)
         failure = MeshdError(error, f"The messages could not be stored: {reason}.")
         for follower in batch.followers:
             self._followers.fail(turn, follower, failure)

@@ -191,7 +191,10 @@ class Mailboxes:
     def expired(self, turn: Turn, rows: list[InboxRow], next_expiry_ms: int | None) -> None:
         """The answer to :meth:`poll`'s question for rows whose lifetime is over."""
         self._expiry_ticket = None
-        self._next_expiry_ms = turn.now_ms if len(rows) == _EXPIRE_ROWS else next_expiry_ms
+        if len(rows) == _EXPIRE_ROWS:
+            next_expiry_ms = turn.now_ms
+        if next_expiry_ms is not None:
+            self.note_expiry(next_expiry_ms)
         consumed, self._consumed_meanwhile = self._consumed_meanwhile, set()
         for row in rows:
             if row.first_offset is None or row.row in consumed:
@@ -209,6 +212,7 @@ class Mailboxes:
             if due is not None and due <= turn.now:
                 self._apply(turn, mailbox, mailbox.poll(turn.now))
         if self._expiry_ticket is None and self._next_expiry_ms is not None and self._next_expiry_ms <= turn.now_ms:
+            self._next_expiry_ms = None  # until the answer, it is that of what the read may not have seen
             self._expiry_ticket = self._tickets.take()
             turn.load(self._expiry_ticket, ReadExpiredInbox(turn.now_ms, _EXPIRE_ROWS))
 

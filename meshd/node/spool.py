@@ -15,6 +15,7 @@ from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
 from meshd.node.effects import DataTimeout, EndStored
+from meshd.node.endings import Endings
 from meshd.node.followers import Stage
 from meshd.node.outcomes import Outcomes
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
@@ -26,7 +27,6 @@ from meshd.store.ops import (
     JournalEntry,
     Op,
     PutFact,
-    ReadExpired,
     ReadSpool,
     SealSpool,
     Snapshot,
@@ -39,7 +39,6 @@ from meshd.wire.frames import MAX_HOPS, NOT_AUTHENTIC, STALE_EPOCH, Ack, BundleF
 
 _LOAD_ROWS = 512
 _LOAD_BYTES = 4 * 1024 * 1024
-_EXPIRE_ROWS = 512
 _FINAL = frozenset((STALE_EPOCH, NOT_AUTHENTIC))
 REFUSED_RETRY_S = 60.0
 """A hop that refuses a bundle (it does not know the source, or no route) is asked again after this long."""
@@ -66,14 +65,11 @@ class Spool:
         self._tickets = tickets
         self._queues: dict[NodeId, dict[tuple[Priority, bool], SpoolQueue]] = {}
         self.custody = Custody()
+        self.endings = Endings(tickets)
         self._next_row = 1
         self._loads: dict[int, _Load] = {}
         self._dirty: set[NodeId] = set()
         self._given_up: set[NodeId] = set()
-        self._next_expiry_ms: int | None = 0
-        self._expiry_ticket: int | None = None
-        self._finished_meanwhile: set[int] = set()
-        """Rows that were finished while the read for expired ones was under way."""
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what the last life left; windows are loaded when there is a path."""
@@ -143,8 +139,12 @@ class Spool:
             self.custody.take(row.from_peer, row)
             self.custody.remember([waiting.bundle] if kept else [])
         self.touch(row.destination)
-        if self._next_expiry_ms is None or row.expires_ms < self._next_expiry_ms:
-            self._next_expiry_ms = row.expires_ms
+        self.endings.expires(row.expires_ms)
+
+    def withdraw(self, row: SpoolRow) -> None:
+        """The commit of a row of ours failed. It may have ended already: it was forwarded meanwhile."""
+        if row.row not in self.endings:
+            self.queue(row.destination, row.priority).finish_row(row.row, row.messages, row.size_bytes)
 
     def touch(self, destination: NodeId) -> None:
         """Look at this destination in the next plan."""
@@ -267,7 +267,8 @@ class Spool:
         load = self._loads.pop(ticket)
         queue = load.queue
         complete = not rows or (len(rows) < _LOAD_ROWS and sum(len(row.body) for row in rows) < _LOAD_BYTES)
-        rows = [row for row in rows if row.expires_ms > turn.now_ms]  # the others' end is on its way
+        # The others' end is on its way.
+        rows = [row for row in rows if row.expires_ms > turn.now_ms and row.row not in self.endings]
         if not queue.own and load.generation == queue.generation:
             rows = self._without_orphans(turn, queue, rows)
         if queue.destination not in (self._me, *self._given_up):
@@ -320,16 +321,11 @@ class Spool:
         self.touch(destination)
 
     def _arrived(self, turn: Turn, queue: SpoolQueue, done: list[Waiting]) -> None:
-        for waiting in done:
-            self._note_finished(waiting.row)
+        self.endings.note(waiting.row for waiting in done)
         self._outcomes.arrived(turn, queue, done)
 
-    def _note_finished(self, row: int) -> None:
-        if self._expiry_ticket is not None:
-            self._finished_meanwhile.add(row)
-
     def _refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
-        self._note_finished(waiting.row)
+        self.endings.note([waiting.row])
         self._outcomes.refuse(turn, queue, waiting, code)
 
     def watch(self, ref: BundleRef, record: TraceRecord) -> None:
@@ -407,7 +403,7 @@ class Spool:
 
     def _end_custody(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
         count_reason(turn.tally.custody_ended, reason)
-        self._note_finished(row)
+        self.endings.note([row])
         self.custody.end(row)
         turn.lazy_ops.append(DeleteSpool((row,)))
         turn.journal.append(JournalEntry(ref, turn.now_ms, "custody-ended", reason))
@@ -427,22 +423,9 @@ class Spool:
 
     # --- timers
 
-    def expire(self, turn: Turn) -> None:
-        """Ask the disk for rows whose lifetime is over, when one may be."""
-        if self._expiry_ticket is None and self._next_expiry_ms is not None and self._next_expiry_ms <= turn.now_ms:
-            self._expiry_ticket = self._tickets.take()
-            turn.load(self._expiry_ticket, ReadExpired(turn.now_ms, _EXPIRE_ROWS))
-
-    def is_expiry(self, ticket: int) -> bool:
-        """Whether this read is the one that :meth:`expire` asked for."""
-        return ticket == self._expiry_ticket
-
     def expired(self, turn: Turn, rows: list[ExpiredRow], next_expiry_ms: int | None) -> set[tuple[NodeId, Priority]]:
         """End the rows whose lifetime is over; return our own flows whose floor has moved."""
-        self._expiry_ticket = None
-        self._next_expiry_ms = turn.now_ms if len(rows) == _EXPIRE_ROWS else next_expiry_ms
-        finished, self._finished_meanwhile = self._finished_meanwhile, set()
-        rows = [row for row in rows if row.row not in finished]
+        rows = self.endings.take_expired(turn, rows, next_expiry_ms)
         for row in rows:
             queue = self.queue(row.destination, row.priority, own=row.own)
             queue.finish_row(row.row, row.messages, row.size_bytes)
@@ -476,14 +459,15 @@ class Spool:
             self.touch(queue.destination)
 
     def next_deadline(self, peers: Peers) -> float | None:
-        """When :meth:`expire` or :meth:`retry` has something to do, mesh-local seconds."""
+        """When a lifetime ends, or :meth:`retry` has something to do, mesh-local seconds."""
         deadlines = [
             due
             for queue in self.queues()
             if peers.toward(queue.destination) is not None and (due := queue.retry_at()) is not None
         ]
-        if self._next_expiry_ms is not None and self._expiry_ticket is None:
-            deadlines.append(self._next_expiry_ms / 1000)
+        expiry_ms = self.endings.next_deadline_ms()
+        if expiry_ms is not None:
+            deadlines.append(expiry_ms / 1000)
         return min(deadlines, default=None)
 
 

@@ -283,7 +283,7 @@ class Node:
 
     def _poll(self, turn: Turn) -> None:
         self._routes.poll(turn)
-        self.spool.expire(turn)
+        self.spool.endings.look(turn)
         self.spool.retry(turn, self.peers)
         self._mailboxes.poll(turn)
         self._arriving.poll(turn)
@@ -327,7 +327,9 @@ class Node:
             else:
                 turn.emit(InquiryEnded(findings.ticket, findings.answers, findings.silent))
         self._chronicle.deliver(turn, self._views.moment)
-        self._tickets.commit(turn)
+        lazy = self._tickets.commit(turn)
+        if lazy is not None:
+            self.spool.endings.commit(lazy, turn.lazy_ops)
         return turn.effects
 
     def _members_changed(self, turn: Turn) -> None:
@@ -436,13 +438,14 @@ class Node:
     def _committed(self, turn: Turn, event: Committed) -> None:
         turn.tally.commits_failed += event.error is not None
         for ticket in event.tickets:
+            written = self._tickets.written(ticket)
+            self.spool.endings.committed(turn, ticket, event.error, written)
             burnt = self._acceptor.committed(turn, ticket, event.error, event.reason)
             if burnt is not None:
                 self._exchange.owe_floors(burnt)
                 self.spool.touch(self._me)
                 continue
             waiting = self._tickets.committed(ticket)
-            written = self._tickets.written(ticket)
             if event.error is None:
                 for effect in waiting or written:
                     self._when_durable(turn, effect)
@@ -474,7 +477,7 @@ class Node:
             turn.emit(Fail(event.error, "the store can't be read"))
         elif destination is not None:
             self.spool.loaded(turn, ticket, answer, self.membership.recipient(destination))
-        elif self.spool.is_expiry(ticket):
+        elif self.spool.endings.is_answer(ticket):
             self._exchange.owe_floors(self.spool.expired(turn, *answer))
         elif self._mailboxes.is_expiry(ticket):
             self._mailboxes.expired(turn, *answer)

@@ -26,7 +26,7 @@ class Turn:
         ops: to be committed at once, in one transaction.
         when_durable: effects that wait for that commit.
         lazy_ops: to be committed whenever the next commit happens.
-        when_written: effects that wait for the commit of ``lazy_ops``; given up when it fails.
+        when_written: effects that wait for the commit of ``lazy_ops``; tried again with the ends in it when it fails.
     """
 
     now: float
@@ -104,8 +104,11 @@ class Tickets:
         self._next += 1
         return self._next - 1
 
-    def commit(self, turn: Turn) -> None:
-        """Emit the commits for a turn's ops, then its reads; effects that wait for nothing are carried out now."""
+    def commit(self, turn: Turn) -> int | None:
+        """Emit the commits for a turn's ops, then its reads; effects that wait for nothing are carried out now.
+
+        Returns the ticket of the lazy commit.
+        """
         turn.ack_frames()
         if turn.journal:
             turn.lazy_ops.append(AddJournal(tuple(turn.journal)))
@@ -115,12 +118,13 @@ class Tickets:
             turn.emit(Commit(ticket, tuple(turn.ops), chained=True))
         else:
             turn.effects += turn.when_durable
-        if turn.lazy_ops:
-            ticket = self.take()
+        lazy = self.take() if turn.lazy_ops else None
+        if lazy is not None:
             if turn.when_written:
-                self._waiting_lazily[ticket] = tuple(turn.when_written)
-            turn.emit(Commit(ticket, tuple(turn.lazy_ops), urgent=False))
+                self._waiting_lazily[lazy] = tuple(turn.when_written)
+            turn.emit(Commit(lazy, tuple(turn.lazy_ops), urgent=False))
         turn.effects += turn.loads
+        return lazy
 
     def committed(self, ticket: int) -> tuple[Effect, ...] | None:
         """The effects that waited for ``ticket``; None for a lazy one."""

@@ -36,6 +36,7 @@ def _check_memory(host: Host, life: Life) -> None:
         forgotten_links=set(node.peers._links) ^ {link.number for link in links},
         dead_links=set(life.loop._outgoing) - {link.number for link in links},
         spool_loads=node.spool._loads,
+        endings=node.spool.endings._rows,
         mailbox_loads=node._mailboxes._loads,
         tickets=node._tickets._waiting,
         lazy_tickets=node._tickets._waiting_lazily,
