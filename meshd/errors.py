@@ -109,7 +109,9 @@ CATALOGUE: dict[str, Explanation] = {
         "The relay can't be reached to fetch its certificate.", "Check the URL, or give the certificate as a file."
     ),
     # starting
-    "E_CONFIG": Explanation("The configuration is wrong.", "See docs/configuration.md."),
+    "E_CONFIG": Explanation(
+        "The configuration is wrong.", "Mend the line that is named, then: meshctl config check FILE"
+    ),
     "E_STATE_DIR": Explanation("The state directory can't be used.", "Check its owner, mode and free space."),
     "E_RUNTIME_DIR": Explanation("There is no directory for the socket.", "Set --runtime-dir or XDG_RUNTIME_DIR."),
     "E_RUNNING": Explanation("A daemon already runs on this state directory.", "Use that one, or another --state-dir."),

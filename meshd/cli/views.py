@@ -14,6 +14,7 @@ _LINK_COLOURS = {"up": "green", "suspect": "yellow", "down": "red"}
 
 REASONS = {
     "no-route": "no path to it now",
+    "no-path": "no path to it now",
     "no-card": "nothing heard of it yet, so it can't be sealed",
     "awaiting-receipt": "sent, not confirmed yet",
     "sending": "on its way",

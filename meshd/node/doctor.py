@@ -43,7 +43,7 @@ class _Answers:
     """What the inquiries brought."""
 
     about: dict[NodeId, Any] = attrs.field(factory=dict)
-    heard_at: float = 0.0
+    told_at: dict[NodeId, float] = attrs.field(factory=dict)
     silent: dict[NodeId, str] = attrs.field(factory=dict)
     dialed_us: dict[NodeId, tuple[Dialed, ...]] = attrs.field(factory=dict)
     dialed: dict[NodeId, tuple[Dialed, ...]] = attrs.field(factory=dict)
@@ -105,10 +105,9 @@ class Doctor:
 
     async def _ask_about(self, answers: _Answers, chosen: Sequence[Member]) -> None:
         nodes = [member.id for member in chosen]
-        before = self.wall()
         ended = await self.ask(Topic.ABOUT, encode_argument(), nodes, ANSWER_WITHIN_S)
         answers.about = ended.answers
-        answers.heard_at = (before + self.wall()) / 2 if ended.answers else before
+        answers.told_at = {node: self.wall() - age for node, age in ended.ages.items()}
         answers.silent = ended.silent
 
     async def _ask_to_dial_back(self, answers: _Answers, chosen: Sequence[Member]) -> None:
@@ -190,6 +189,11 @@ class Doctor:
             wall_s=self.wall(),
             reserve_bytes=MIN_FREE_BYTES,
             premises=answers.premises,
+            relays={
+                member.name: self.node.peers.link_to(member.id) is not None
+                for member in membership.members()
+                if member.role == "relay"
+            },
             peers=tuple(self._peer(answers, member, places) for member in chosen),
         )
 
@@ -209,7 +213,7 @@ class Doctor:
             via=node.membership.name_of(hop) if link is None and hop is not None and hop != member.id else None,
             nearby=nearby,
             version=None if about is None else about.version,
-            ahead_s=None if about is None else about.wall_ms / 1000 - answers.heard_at,
+            ahead_s=None if about is None else about.wall_ms / 1000 - answers.told_at[member.id],
             silent=answers.silent.get(member.id),
             dialed=answers.dialed.get(member.id, ()),
             dialed_us=answers.dialed_us.get(member.id),

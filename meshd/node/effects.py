@@ -193,10 +193,12 @@ class StartJoin:
 
 @attrs.frozen
 class InquiryEnded:
-    """What an Inquire event with this ticket has found: decoded answers, and why others did not answer."""
+    """What an Inquire event with this ticket has found: decoded answers, how many seconds ago each was made,
+    and why others did not answer."""
 
     ticket: int
     answers: dict[NodeId, Any]
+    ages: dict[NodeId, float]
     silent: dict[NodeId, str]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import attrs
 
-from meshd.discovery.interfaces import InterfaceKind
 from meshd.discovery.presence import Place
 from meshd.node.premises import Premises
 from meshd.wire.inquiry import Dialed
@@ -61,6 +60,7 @@ class Evidence:
         multicast: whether discovery uses it.
         wall_s: this device's wall clock, seconds since 1970.
         reserve_bytes: free disk below which no mail is taken.
+        relays: by name, whether there is a link.
     """
 
     version: str
@@ -76,6 +76,7 @@ class Evidence:
     reserve_bytes: int
     premises: Premises
     peers: tuple[PeerEvidence, ...]
+    relays: dict[str, bool] = attrs.field(factory=dict)
 
 
 def interface_of(host: str, places: Sequence[Place]) -> str | None:
@@ -93,8 +94,3 @@ def interface_of(host: str, places: Sequence[Place]) -> str | None:
         elif any(address in own.network for own in interface.addresses):
             return interface.name
     return None
-
-
-def is_lan(place: Place) -> bool:
-    """Whether the interface leads to other machines."""
-    return place.interface.kind is not InterfaceKind.LOOPBACK

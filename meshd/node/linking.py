@@ -61,6 +61,7 @@ class Linking:
             self._note_seen(event.seen)
         before = self.peers.link_to(event.peer)
         link = self.peers.up(turn, event)
+        link.name = self.membership.name_of(event.peer)
         count(turn.tally.links_up, event.transport)
         if event.dialed:
             count(turn.tally.dials, "linked")

@@ -40,6 +40,7 @@ class Link:
 
     up: LinkUp
     since: float
+    name: str = ""
     suspect: bool = False
     rtt: float | None = None
     unacked: dict[BundleId, Unacked] = attrs.field(factory=dict)
@@ -63,6 +64,11 @@ class Link:
     def transport(self) -> str:
         """``quic``, ``websocket`` or ``memory``."""
         return self.up.transport
+
+    @property
+    def label(self) -> str:
+        """Whom it leads to and over what, for people."""
+        return f"{self.name} over {self.transport}" if self.name else self.transport
 
     @property
     def has_room(self) -> bool:

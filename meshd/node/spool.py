@@ -214,9 +214,9 @@ class Spool:
             offer = self.offer_once(link, decode_head(waiting.head).session)
             if offer is not None:
                 turn.send(link.number, Routed(self._me, queue.destination, MAX_HOPS, Kind.OFFER, offer))
-            self._outcomes.sent(turn, waiting.ref, link.transport)
+            self._outcomes.sent(turn, waiting.ref, link.label)
         else:
-            turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, "forwarded", None, link.transport))
+            turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, "forwarded", None, link.label))
         turn.send_bundle(link.number, link.transport, bundle_frame(waiting, turn.now_ms))
 
     def offer_once(self, link: Link, session: bytes) -> bytes | None:

@@ -325,7 +325,8 @@ class Node:
             if findings.ticket is None:
                 self._traces.finished(turn, findings)
             else:
-                turn.emit(InquiryEnded(findings.ticket, findings.answers, findings.silent))
+                ages = {node: turn.now - moment for node, moment in findings.moments.items()}
+                turn.emit(InquiryEnded(findings.ticket, findings.answers, ages, findings.silent))
         self._chronicle.deliver(turn, self._views.moment)
         lazy = self._tickets.commit(turn)
         if lazy is not None:

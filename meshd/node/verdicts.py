@@ -185,6 +185,18 @@ def _peers(evidence: Evidence) -> Iterator[Verdict]:
         yield _ok("peers", detail)
 
 
+def _relays(evidence: Evidence) -> Iterator[Verdict]:
+    away = [name for name, linked in evidence.relays.items() if not linked]
+    linked = [name for name in evidence.relays if name not in away]
+    if away:
+        use = f"; {_names(linked)} can" if linked else ""
+        detail = f"{_names(away)} can't be reached{use}; devices of other networks may wait for it"
+        fix = f"Is this device on the internet? Is the relay on? See: meshctl why {away[0]}"
+        yield Verdict("relays", Grade.WARN if linked else Grade.FAIL, detail, fix)
+    elif linked:
+        yield _ok("relays", f"linked: {_names(linked)}")
+
+
 def _versions(evidence: Evidence) -> Iterator[Verdict]:
     told = {peer.name: peer.version for peer in evidence.peers if peer.version is not None}
     silent = [peer.name for peer in evidence.peers if peer.linked and peer.version is None]
@@ -374,6 +386,7 @@ _RULES: tuple[Callable[[Evidence], Iterator[Verdict]], ...] = (
     _network,
     _mesh,
     _peers,
+    _relays,
     _versions,
     _vpn,
     _dials("quic", "UDP"),

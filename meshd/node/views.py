@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from meshd import __version__
-from meshd.ids import BundleRef, NodeId, format_message_id, to_text
+from meshd.ids import BundleRef, NodeId, Priority, format_message_id, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.node.chronicle import Chronicle, plain
 from meshd.node.membership import Membership
@@ -178,9 +178,20 @@ class Views:
             state = "consumed"
         elif state is None:
             state = "arrived" if any(entry.event == "arrived" for entry in told) else "passed-on"
+        if record is not None and record.state == "pending" and record.destination is not None:
+            told = [*told, self._waiting(record.destination, record.priority, now)]
         events = [{**attrs.asdict(entry), "at": self.moment(entry.at, now)} for entry in told]
         unasked_rows = [attrs.asdict(row) for row in unasked]
         return {"id": format_message_id(ref, index), "state": state, "events": events, "unasked": unasked_rows}
+
+    def _waiting(self, destination: NodeId, priority: Priority | None, now: float) -> Told:
+        """Why our own message has not ended yet, as of now."""
+        queues = [queue for queue in self.spool.queues_for(destination) if queue.own and queue.priority == priority]
+        paused = next((queue.pause_reason for queue in queues if queue.paused_until > now), None)
+        me = self.membership.name_of(self.membership.me)
+        return Told(
+            now, me, "waiting", self._reason(destination, paused), f"for {self.membership.name_of(destination)}"
+        )
 
     def events(self, count: int, now: float) -> list[dict[str, Any]]:
         """``meshctl events``: the last ``count`` that are kept, the oldest first."""

@@ -181,10 +181,23 @@ def test_the_loop_asks_and_helps() -> None:
     c.inbox.append(Assisted(a.id, assist.token, None))
     world.pump()
     assert [effect for effect in a.other if isinstance(effect, InquiryEnded)] == [
-        InquiryEnded(5, {b.id: dialed}, {c.id: "it was asked too often"})
+        InquiryEnded(5, {b.id: dialed}, {b.id: 0.0, c.id: 0.0}, {c.id: "it was asked too often"})
     ]
 
 
 def test_labels_differ_so_that_no_answer_can_pass_for_a_question() -> None:
     assert QUESTION_LABEL != ANSWER_LABEL
     assert BundleRef(b"x" * 10)
+
+
+def test_what_waits_says_why_and_what_left_says_where_to() -> None:
+    world, (a, b, _) = chain(3)
+    [id] = a.result(a.send("d2", b"x"))["ids"]
+    events = {event["event"]: event for event in a.query("trace", id)["events"] if event["device"] == "d0"}
+    assert events["sent"]["detail"] == "d1 over memory"
+    assert "waiting" not in events, "it has arrived"
+    world.disconnect(a, b)
+    world.advance(5)
+    [id] = a.result(a.send("d2", b"y"))["ids"]
+    last = a.query("trace", id)["events"][-1]
+    assert (last["event"], last["device"], last["reason"], last["detail"]) == ("waiting", "d0", "no-path", "for d2")

@@ -174,6 +174,9 @@ NODE_FAULTS: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"places": (), "peers": ()}, {"network": "fail", "peers": "warn"}),
     ({"bound": {"quic": ("[::]:7843",)}}, {"port:websocket": "warn"}),
     ({"multicast": False}, {}),
+    ({"relays": {"cloud": True}}, {}),
+    ({"relays": {"cloud": False}}, {"relays": "fail"}),
+    ({"relays": {"cloud": False, "attic-relay": True}}, {"relays": "warn"}),
 ]
 
 
