@@ -10,7 +10,7 @@ from meshd.cli.session import Command, Session, pass_session
 @click.command(cls=Command)
 @pass_session
 def metrics(session: Session) -> None:
-    """Print all metrics as OpenMetrics text, as Prometheus collects it.
+    """Print all metrics as OpenMetrics text, for Prometheus.
 
     What each means: docs/metrics.md. --json wraps the text, and its content type, in a document.
     """
