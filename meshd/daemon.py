@@ -20,7 +20,7 @@ from meshd.api.listener import SocketSettings
 from meshd.api.server import Server
 from meshd.api.settings import COMMAND_LINE, InEffect, in_effect, read_file, reloaded
 from meshd.clock import MeshClock
-from meshd.config import Config, load_config
+from meshd.config import Alerts, Config, load_config
 from meshd.discovery.events import NetworkChanged
 from meshd.discovery.interfaces import interfaces
 from meshd.discovery.mdns import run_mdns
@@ -30,13 +30,16 @@ from meshd.errors import MeshdError
 from meshd.ids import NodeId, is_device_name, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.logs import configure, get_logger
+from meshd.node.alerts import Level
 from meshd.node.clients import Listening
+from meshd.node.hooks import QUEUED_ALERTS, HookSettings, run_hooks
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.premises import Site
-from meshd.node.pulse import Pulse
+from meshd.node.pulse import Pulse, look_around
 from meshd.node.step import Node, Settings
 from meshd.node.vitals import Vitals
+from meshd.node.watch import Thresholds
 from meshd.service import begin_life, fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
 from meshd.store.database import Database
 from meshd.store.requests import Requests
@@ -172,7 +175,7 @@ async def run_daemon(options: Options) -> None:
 
 
 def _settings(options: Options) -> Settings:
-    store = options.config.store
+    store, alerts = options.config.store, options.config.alerts
     return Settings(
         name=options.name,
         quota_bytes=store.quota_bytes,
@@ -180,6 +183,25 @@ def _settings(options: Options) -> Settings:
         max_lifetime_ms=int(store.max_lifetime * 1000),
         max_links=options.config.links.max_links,
         relay_urls=options.config.relay.urls,
+        alerts=Thresholds(
+            peer_down_after_s=alerts.peer_down_after,
+            spool_share=alerts.spool_percent / 100,
+            disk_free_bytes=alerts.disk_free_bytes,
+            loop_lag_s=alerts.loop_lag,
+            clock_skew_s=alerts.clock_skew,
+            mute=frozenset(alerts.mute),
+        ),
+    )
+
+
+def _hooks(alerts: Alerts) -> HookSettings:
+    return HookSettings(
+        command=alerts.exec,
+        url=alerts.webhook,
+        token=alerts.webhook_token,
+        timeout_s=alerts.hook_timeout,
+        attempts=alerts.hook_attempts,
+        least=Level[alerts.hook_severity.upper()],
     )
 
 
@@ -214,6 +236,7 @@ class _Daemon:
             ),
         )
         self._discovery, self._discovery_inputs = trio.open_memory_channel[Any](256)
+        self._alerts, self._told_alerts = trio.open_memory_channel[dict[str, Any]](QUEUED_ALERTS)
         self.loop = Loop(
             node,
             Surroundings(
@@ -231,6 +254,7 @@ class _Daemon:
                     socket_mode=self._config.api.mode,
                     quota_bytes=self._config.store.quota_bytes,
                 ),
+                alerts=self._alerts,
                 settings=lambda: [setting.plain() for setting in self._settings],
             ),
         )
@@ -278,6 +302,9 @@ class _Daemon:
                     rng=self._rng,
                 )
             )
+        nursery.start_soon(run_hooks, self._told_alerts, _hooks(self._config.alerts), self._rng)
+        free = partial(free_bytes, self._options.state_dir)
+        nursery.start_soon(look_around, self._inbox, self._vitals, free)
         nursery.start_soon(watch_network, self._inbox.send)
         nursery.start_soon(watch_resume, self._inbox.send)
         api = self._config.api

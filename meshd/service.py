@@ -13,9 +13,9 @@ import attrs
 import trio
 
 from meshd.clock import MeshClock, resume_clock
-from meshd.config import Endpoint
 from meshd.errors import MeshdError
 from meshd.ids import Epoch
+from meshd.kinds import Endpoint
 from meshd.node.step import next_epoch
 from meshd.store.database import Database
 from meshd.store.ops import Op, PutFact, Snapshot

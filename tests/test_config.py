@@ -9,20 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.config import (
-    SECTIONS,
-    SETTINGS,
-    Config,
-    Endpoint,
-    StaticPeer,
-    load_config,
-    parse_duration,
-    parse_endpoint,
-    parse_size,
-    parse_static_peer,
-)
+from meshd.api.settings import in_effect
+from meshd.config import SECTIONS, SETTINGS, Config, load_config
 from meshd.errors import MeshdError
 from meshd.ids import NodeId, to_text
+from meshd.kinds import Endpoint, StaticPeer, parse_duration, parse_endpoint, parse_size, parse_static_peer
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "configuration.md"
 NODE = NodeId(bytes(range(16)))
@@ -296,3 +287,15 @@ def test_the_documented_examples_hold() -> None:
     assert set(tomllib.loads(example)) <= set(SECTIONS)
     error = refused('\n[store]\nquta = "1GiB"')
     assert f"{error.message}\n    {error.hint}".replace("f.toml", "meshd.toml") in text
+
+
+@pytest.mark.parametrize("text", ['webhook = "ftp://planted-secret"', "webhook_token = ['planted-secret']"])
+def test_a_secret_is_not_shown_even_when_it_is_wrong(text: str) -> None:
+    assert "planted-secret" not in refused(f"[alerts]\n{text}").message
+
+
+def test_secrets_are_masked_where_settings_are_listed() -> None:
+    text = '[alerts]\nwebhook = "https://h/planted-secret"\nwebhook_token = "planted-secret"'
+    rows = {row.key: row.value for row in in_effect(text, environ={"MESHD_ALERTS_WEBHOOK_TOKEN": "planted-secret"})}
+    assert rows["alerts.webhook"] == rows["alerts.webhook_token"] == "***"
+    assert "planted-secret" not in repr(rows)

@@ -2,14 +2,17 @@
 
 import json
 import re
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from meshd.node.metrics import CATALOGUE
-from tests.bench.mesh import mesh
+from tests.bench.mesh import await_links, mesh
 from tests.netlab.lab import eventually
+from tests.node.test_hooks import Receiver
 
 MONITORING = Path(__file__).parents[1] / "packaging" / "monitoring"
 DASHBOARD = MONITORING / "dashboard.json"
@@ -93,3 +96,39 @@ def test_panels_do_not_overlap_and_have_numbers_of_their_own() -> None:
     ]
     assert len(set(places)) == len(places)
     assert all(x < 24 for x, _ in places)
+
+
+def test_a_peer_that_dies_is_told_to_a_webhook_and_is_an_event(tmp_path: Path) -> None:
+    receiver = Receiver()
+    try:
+        with mesh("kitchen", "attic") as (kitchen, attic):
+            kitchen.stop()
+            hook = tmp_path / "hook"
+            kitchen.program = (
+                *(
+                    "/usr/bin/env",
+                    f"MESHD_ALERTS_WEBHOOK={receiver.url}",
+                    f"MESHD_ALERTS_EXEC=/bin/cp,/dev/stdin,{hook}",
+                ),
+                *(sys.executable, "-m", "meshd.daemon"),
+            )
+            kitchen.start()
+            await_links((kitchen, attic))
+            time.sleep(1.1)  # a look around has seen it
+            attic.stop()
+            bodies = eventually(lambda: [body for _, body in receiver.requests], within_s=20, what="the webhook")
+            active = [row for row in kitchen.ask("alerts") if row["state"] == "active"]
+            events = [row["event"] for row in kitchen.ask("events") if "alert" in row]
+            shown = {row["key"]: row["value"] for row in kitchen.ask("config")}
+            text = kitchen.ask("metrics")["text"]
+            told = eventually(
+                lambda: hook.exists() and hook.read_text(encoding="utf-8"), within_s=20, what="the program"
+            )
+    finally:
+        receiver.close()
+    assert [(row["name"], row["peer_name"], row["severity"]) for row in active] == [("peer-down", "attic", "warning")]
+    assert (bodies[0]["name"], bodies[0]["change"], bodies[0]["device"]) == ("peer-down", "raised", "kitchen")
+    assert json.loads(told) == bodies[0]
+    assert events == ["alert-raised"]
+    assert 'meshd_alerts_active{alert="peer-down"} 1.0' in text
+    assert shown["alerts.webhook"] == "***"

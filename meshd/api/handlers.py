@@ -66,7 +66,19 @@ _MAKERS: dict[str, Maker] = {
     **{
         name: _view(name)
         for name in (
-            *("status", "peers", "members", "queue", "routes", "graph", "relays", "config", "doctor", "metrics"),
+            *(
+                "status",
+                "peers",
+                "members",
+                "queue",
+                "routes",
+                "graph",
+                "relays",
+                "config",
+                "doctor",
+                "metrics",
+                "alerts",
+            ),
         )
     },
 }

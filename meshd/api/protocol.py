@@ -371,6 +371,7 @@ OPERATIONS: dict[str, Shape] = {
     "config": _nothing,
     "doctor": _nothing,
     "metrics": _nothing,
+    "alerts": _nothing,
     "version": _nothing,
 }
 """Every operation, and the shape of its arguments."""

@@ -10,6 +10,8 @@ from meshd.errors import MeshdError
 
 DEFAULT = "default"
 COMMAND_LINE = "command line"
+MASKED = "***"
+"""In place of a secret."""
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +44,7 @@ def in_effect(
     found = {name: InEffect(key=name, value=setting.default, source=DEFAULT) for name, setting in SETTINGS.items()}
     for setting, value, read, place in given_settings(text, filename, environ):
         toml = value if read == setting.kind.read else setting.kind.from_text(value)
-        found[setting.name] = InEffect(key=setting.name, value=toml, source=place)
+        found[setting.name] = InEffect(key=setting.name, value=MASKED if setting.kind.is_secret else toml, source=place)
     for name, value in (options or {}).items():
         found[name] = InEffect(key=name, value=value, source=COMMAND_LINE)
     return tuple(found.values())

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "graph": "meshd.cli.insight",
     "events": "meshd.cli.insight",
     "breaker": "meshd.cli.insight",
+    "alerts": "meshd.cli.monitor",
     "metrics": "meshd.cli.monitor",
     "ping": "meshd.cli.probes",
     "trace": "meshd.cli.probes",

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
-from meshd.config import StaticPeer
 from meshd.discovery.events import PeerSeen
 from meshd.ids import NodeId
+from meshd.kinds import StaticPeer
 from meshd.transport.base import Address
 
 

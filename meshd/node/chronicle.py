@@ -12,6 +12,7 @@ import attrs
 
 from meshd.ids import NodeId, to_text
 from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
+from meshd.node.alerts import Alert, Change
 from meshd.node.membership import Membership
 from meshd.node.peers import Link
 from meshd.node.requests import AddCredit, Follow, Item, Port
@@ -156,6 +157,19 @@ class Chronicle:
         turn.log("info", "breaker reset", peer=peer, before=before)
         self._failures.pop(peer, None)  # what comes of it is news again
         self._record(turn, "breaker-reset", peer, f"closed by hand; it was {before}", before=before)
+
+    def alert_changed(self, turn: Turn, change: Change, alert: Alert, document: dict[str, Any]) -> None:
+        """An alert was raised, got worse, or is resolved."""
+        fields = {
+            "event": f"alert-{change.value}",
+            "peer": document["peer"],
+            "name": document["peer_name"],
+            "detail": alert.detail,
+            "alert": alert.name.value,
+            "severity": document["severity"],
+        }
+        self._events.append(Event(turn.now, fields))
+        self._count += 1
 
     # --- who reads
 

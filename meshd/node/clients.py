@@ -45,6 +45,7 @@ from meshd.node.tally import count
 from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
+from meshd.node.watch import Watch
 from meshd.store.ops import ReadKey, ReadTrace, TraceRecord
 from meshd.transport.base import Address
 from meshd.trust.card import CardAddress
@@ -109,6 +110,7 @@ class Parts:
     views: Views
     traces: Traces
     measures: Measures
+    watch: Watch
 
 
 class Clients:
@@ -307,6 +309,8 @@ class Clients:
                 turn.answer(query, Result(views.events(int(query.argument), turn.now)))
             case "graph":
                 turn.answer(query, Result(self._parts.insight.graph(turn.now)))
+            case "alerts":
+                turn.answer(query, Result(self._parts.watch.documents(turn.now)))
             case "metrics":
                 turn.emit(RenderMetrics(query.port, query.id, self._parts.measures.families(turn.now)))
             case "why":

@@ -80,6 +80,14 @@ class RenderMetrics:
 
 
 @attrs.frozen
+class TellAlert:
+    """Tell an alert to the hooks. ``change``: ``raised``, ``worsened`` or ``resolved``; ``alert`` is plain data."""
+
+    change: str
+    alert: dict[str, Any]
+
+
+@attrs.frozen
 class SeekPeer:
     """Keep a link to this peer, dialing these addresses among others. ``certificate`` (DER) is what to pin."""
 
@@ -248,6 +256,7 @@ Effect: TypeAlias = (
     | CloseLink
     | Answer
     | RenderMetrics
+    | TellAlert
     | SeekPeer
     | WantLink
     | LeavePeer

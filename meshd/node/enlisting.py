@@ -4,9 +4,9 @@ import hashlib
 
 import attrs
 
-from meshd.config import RELAY_PORT, relay_place
 from meshd.errors import MeshdError, RemoteProtocolError
 from meshd.ids import NodeId, is_device_name, to_text
+from meshd.kinds import RELAY_PORT, relay_place
 from meshd.node.effects import FetchCertificate
 from meshd.node.membership import Membership
 from meshd.node.peers import Peers

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import attrs
 import trio
 
-from meshd.config import StaticPeer
 from meshd.discovery.events import Announce as MdnsAnnounce
 from meshd.discovery.events import Members, NetworkChanged, PeerSeen, Resumed
 from meshd.discovery.interfaces import InterfaceKind
@@ -18,6 +17,7 @@ from meshd.discovery.presence import places
 from meshd.discovery.static import static_sightings
 from meshd.errors import MeshdError
 from meshd.ids import NodeId, to_text
+from meshd.kinds import StaticPeer
 from meshd.links.accept import accept
 from meshd.links.choice import LocalNetwork
 from meshd.links.context import Credentials, LinkContext
@@ -53,6 +53,7 @@ from meshd.node.effects import (
     SendBundle,
     SendControl,
     StartJoin,
+    TellAlert,
     WantLink,
 )
 from meshd.node.examinations import Examinations
@@ -90,6 +91,7 @@ class Surroundings:
         named_interfaces: which interfaces a person allowed by name (``discovery.interfaces``).
         site: what the doctor looks at on this machine.
         settings: every key of the configuration with its value and source, as plain data.
+        alerts: where alerts go to be told to hooks, when there are any.
     """
 
     clock: Callable[[], float]
@@ -102,6 +104,7 @@ class Surroundings:
     named_interfaces: Sequence[str] = ()
     site: Site = HERE
     settings: Callable[[], list[dict[str, Any]]] = list
+    alerts: trio.MemorySendChannel[dict[str, Any]] | None = None
 
 
 class Loop:
@@ -299,6 +302,8 @@ class Loop:
                 dialer = self._dialers.pop(peer, None)
                 if dialer is not None:
                     dialer.scope.cancel()
+            case TellAlert():
+                self._tell_hooks(effect)
             case RenderMetrics():
                 nursery.start_soon(_render, effect)
             case LinkChosen():
@@ -377,6 +382,15 @@ class Loop:
         if announce != self._announced:
             self._announced = announce
             self._tell_discovery(announce)
+
+    def _tell_hooks(self, effect: TellAlert) -> None:
+        if self._around.alerts is None:
+            return
+        me = self.node.membership.name_of(self.node.identity.node_id)
+        try:
+            self._around.alerts.send_nowait({**effect.alert, "change": effect.change, "device": me})
+        except trio.WouldBlock:
+            log.warning("alert not told: too many wait", alert=effect.alert["name"])
 
     def _tell_discovery(self, value: object) -> None:
         if self._around.discovery is not None:

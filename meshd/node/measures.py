@@ -10,15 +10,14 @@ from meshd import __version__
 from meshd.histogram import Distribution
 from meshd.ids import NodeId, Priority
 from meshd.links.breaker import State
-from meshd.links.peer import PeerStatistics
+from meshd.node.alerts import Name
 from meshd.node.arriving import Arriving
-from meshd.node.membership import Membership
 from meshd.node.metrics import Family, families
-from meshd.node.peers import Peer, Peers
-from meshd.node.routes import Routes
-from meshd.node.spool import Spool
+from meshd.node.peers import Peer
 from meshd.node.tally import Counts, Tally
+from meshd.node.views import Views
 from meshd.node.vitals import Vitals
+from meshd.node.watch import Watch
 from meshd.routing.view import RouteState
 
 MAX_PEERS = 256
@@ -33,18 +32,14 @@ _PRIORITIES = [priority.name.lower() for priority in Priority]
 
 @attrs.frozen(kw_only=True)
 class Measures:
-    """Reads, never changes. ``dialer`` tells what a peer's dialer knows; ``free_bytes`` what the disk takes."""
+    """Reads, never changes. ``free_bytes`` tells what the disk takes."""
 
-    membership: Membership
-    peers: Peers
-    spool: Spool
+    views: Views
     arriving: Arriving
-    routes: Routes
     tally: Tally
     vitals: Vitals
-    quota_bytes: int
+    watch: Watch
     started: float
-    dialer: Callable[[NodeId], PeerStatistics | None]
     free_bytes: Callable[[], int]
 
     def families(self, now: float) -> tuple[Family, ...]:
@@ -66,7 +61,7 @@ class Measures:
 
     def _names(self) -> dict[NodeId, str]:
         """The devices that have series of their own."""
-        members = [] if self.membership.roster is None else self.membership.members()
+        members = [] if self.views.membership.roster is None else self.views.membership.members()
         return {member.id: member.name for member in sorted(members, key=lambda member: member.name)[:MAX_PEERS]}
 
     def _device(self, now: float) -> _Values:
@@ -77,6 +72,9 @@ class Measures:
         yield "meshd_loop_seconds", (), vitals.loop.snapshot()
         yield "meshd_commit_seconds", (), vitals.commits.snapshot()
         yield "meshd_store_read_seconds", (), vitals.reads.snapshot()
+        active = Counter(alert.name for alert in self.watch.alerts.active())
+        for name in Name:
+            yield "meshd_alerts_active", (name.value,), active[name]
         yield "meshd_commits_failed_total", (), self.tally.commits_failed
 
     def _own_mail(self) -> _Values:
@@ -103,15 +101,15 @@ class Measures:
         yield "meshd_inbox_bytes", (), self.arriving.usage_bytes
 
     def _spool(self, names: dict[NodeId, str], now: float) -> _Values:
-        yield "meshd_spool_used_bytes", (), self.spool.size_bytes
-        yield "meshd_spool_quota_bytes", (), self.quota_bytes
+        yield "meshd_spool_used_bytes", (), self.views.spool.size_bytes
+        yield "meshd_spool_quota_bytes", (), self.views.quota_bytes
         messages: Counter[tuple[str, str]] = Counter()
         size_bytes: Counter[tuple[str, str]] = Counter()
         oldest: dict[tuple[str, str], float] = {}
-        for queue in self.spool.queues():
+        for queue in self.views.spool.queues():
             if queue.rows:
                 destination = queue.destination
-                name = "(self)" if destination == self.membership.me else names.get(destination, OTHERS)
+                name = "(self)" if destination == self.views.membership.me else names.get(destination, OTHERS)
                 labels = (name, "own" if queue.own else "others")
                 messages[labels] += queue.messages
                 size_bytes[labels] += queue.size_bytes
@@ -135,17 +133,17 @@ class Measures:
 
     def _peers(self, names: dict[NodeId, str], now: float) -> _Values:
         states = {"up": 0, "suspect": 0, "down": 0}
-        members = [] if self.membership.roster is None else self.membership.members()
+        members = [] if self.views.membership.roster is None else self.views.membership.members()
         for member in members:
-            link = self.peers.link_to(member.id)
+            link = self.views.peers.link_to(member.id)
             states["down" if link is None else "suspect" if link.suspect else "up"] += 1
             if member.role == "relay":
                 yield "meshd_relay_up", (names.get(member.id, OTHERS),), int(link is not None)
         yield from _each("meshd_peers", states)
         yield "meshd_peers_unlisted", (), len(members) - len(names)
         for node, name in names.items():
-            yield from self._peer(self.peers.peer(node), name, now)
-            dialer = self.dialer(node)
+            yield from self._peer(self.views.peers.peer(node), name, now)
+            dialer = self.views.dialer(node)
             if dialer is not None:
                 for state in State:
                     yield "meshd_breaker_state", (name, state.value), int(dialer.breaker.state is state)
@@ -176,7 +174,7 @@ class Measures:
         yield "meshd_transport_changes_total", ("upgrade",), tally.upgrades
         yield "meshd_transport_changes_total", ("downgrade",), tally.downgrades
         yield from _each("meshd_protocol_errors_total", tally.protocol_errors)
-        routes = Counter(view.state for view in self.routes.views())
+        routes = Counter(view.state for view in self.views.route_table.views())
         yield from _each("meshd_routes", {state.value: routes[state] for state in RouteState})
         yield "meshd_route_changes_total", (), tally.route_changes
 

@@ -52,6 +52,8 @@ class Membership:
         """Where this device, as an admin, was told that relays are; its card tells the others."""
         self.seen_epochs: dict[NodeId, Epoch] = {}
         self._lives: dict[NodeId, deque[Epoch]] = {}
+        self.clones: set[NodeId] = set()
+        """Devices whose key was seen on two at a time, in this life."""
         self.news: set[NodeId] = set()
         """Members that were added, removed or changed, or whose card is new; the node looks and clears."""
 
@@ -227,6 +229,7 @@ class Membership:
         """A peer proved to live in this epoch. Two lives that take turns are two devices with one key."""
         lives = self._lives.setdefault(node, deque(maxlen=_LIVES_REMEMBERED))
         if epoch in lives and epoch != lives[-1]:
+            self.clones.add(node)
             turn.log("error", "one key on two devices", peer=node, advice="remove it, and let each device join anew")
         lives.append(epoch)
         known = self.seen_epochs.get(node)

@@ -70,6 +70,7 @@ GROUPS: tuple[Group, ...] = (
             Metric("meshd_loop_seconds", Kind.HISTOGRAM, "How long passes of the event loop made others wait."),
             Metric("meshd_commit_seconds", Kind.HISTOGRAM, "How long commits took, fsync included."),
             Metric("meshd_store_read_seconds", Kind.HISTOGRAM, "How long reads from the store took."),
+            _gauge("meshd_alerts_active", "Alerts of this daemon that are not resolved.", "alert"),
             _counter("meshd_commits_failed_total", "Commits that the disk refused."),
         ),
     ),

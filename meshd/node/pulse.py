@@ -1,11 +1,15 @@
-"""How long the event loop makes others wait: measured in passing, with no task or timer of its own."""
+"""How the daemon itself is doing: how long the event loop makes others wait, and what alerts are to be raised about."""
 
 import math
 import time
+from collections.abc import Callable
+from typing import NoReturn
 
 import trio
 
+from meshd.node.inbox import Inbox
 from meshd.node.vitals import Vitals
+from meshd.node.watch import LOOK_INTERVAL_S, Survey
 
 _BRIEF_S = 0.001
 """Passes below this are far too many to be told apart: they all go into the first bucket."""
@@ -39,3 +43,14 @@ class Pulse(trio.abc.Instrument):
         vitals.loop.observe(seconds)
         if seconds > vitals.loop_worst:
             vitals.loop_worst = seconds
+
+
+async def look_around(inbox: Inbox, vitals: Vitals, free_bytes: Callable[[], int]) -> NoReturn:
+    """Tell the node, twice a second, what no event tells: free disk, the clock, the event loop's worst.
+
+    It sleeps on the clock because disks and clocks have nothing else to wait for. Posts a Survey each time.
+    """
+    while True:
+        await trio.sleep(LOOK_INTERVAL_S)
+        worst, vitals.loop_worst = vitals.loop_worst, 0.0
+        await inbox.send(Survey(loop_worst_s=worst, free_bytes=free_bytes(), wall_s=time.time()))

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
-from meshd.config import relay_place
 from meshd.discovery.interfaces import Interface, InterfaceKind
+from meshd.kinds import relay_place
 from meshd.transport.base import Address
 from meshd.trust.card import CardAddress
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from meshd.config import relay_place
 from meshd.ids import NodeId, to_text
+from meshd.kinds import relay_place
 from meshd.node.effects import LeavePeer, SeekPeer
 from meshd.node.membership import Membership
 from meshd.node.peers import Peers

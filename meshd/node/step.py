@@ -56,6 +56,7 @@ from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
 from meshd.node.vitals import Vitals
+from meshd.node.watch import Survey, Thresholds, Watch
 from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity
@@ -88,6 +89,7 @@ class Settings:
     max_links: int = 16
     neighbour_bytes: int | None = None
     relay_urls: tuple[str, ...] = ()
+    alerts: Thresholds = attrs.field(factory=Thresholds)
 
 
 def next_epoch(snapshot: Snapshot, rng: random.Random) -> tuple[Epoch, PutFact]:
@@ -174,6 +176,7 @@ class Node:
         )
         self._inquiries = Inquiries(self.membership, self._tickets, rng, self._views.wall)
         self._traces = Traces(self.membership, self._inquiries, self._views)
+        self._watch = Watch(views=self._views, inquiries=self._inquiries, thresholds=settings.alerts, started=now)
         parts = Parts(
             membership=self.membership,
             admissions=self.admissions,
@@ -190,18 +193,15 @@ class Node:
             views=self._views,
             traces=self._traces,
             measures=Measures(
-                membership=self.membership,
-                peers=self.peers,
-                spool=self.spool,
+                views=self._views,
                 arriving=self._arriving,
-                routes=self._routes,
                 tally=self._tally,
                 vitals=vitals or Vitals(),
-                quota_bytes=settings.quota_bytes,
+                watch=self._watch,
                 started=now,
-                dialer=dialer,
                 free_bytes=free_bytes,
             ),
+            watch=self._watch,
         )
         self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
@@ -233,6 +233,7 @@ class Node:
         self.membership.restore(snapshot)
         self._chronicle.restore()
         self.admissions.restore(snapshot)
+        self._watch.restore(snapshot)
         self.spool.restore(snapshot)
         self._acceptor.restore(snapshot)
         self._mailboxes.restore(snapshot, now)
@@ -322,6 +323,8 @@ class Node:
         self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
         for findings in self._inquiries.take_finished():
+            if self._watch.answered(findings):
+                continue
             if findings.ticket is None:
                 self._traces.finished(turn, findings)
             else:
@@ -398,6 +401,8 @@ class Node:
             case Listening():
                 self._clients.listening = event
                 self.membership.listen(turn, event.reachable, self.peers)
+            case Survey():
+                self._watch.surveyed(turn, event)
             case AdmitDevice():
                 self.admissions.admit(turn, event, self.peers)
             case Inquire():

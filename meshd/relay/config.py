@@ -5,22 +5,9 @@ from typing import Any, cast
 
 import attrs
 
-from meshd.config import (
-    DURATION,
-    ENDPOINT,
-    RELAY_URL,
-    SIZE,
-    Endpoint,
-    Kind,
-    Log,
-    Schema,
-    declare,
-    integer,
-    list_of,
-    read_sections,
-    schema_of,
-)
+from meshd.config import Log, Schema, declare, read_sections, schema_of
 from meshd.ids import parse_node_id
+from meshd.kinds import DURATION, ENDPOINT, RELAY_URL, SIZE, Endpoint, Kind, integer, list_of
 
 
 def _mesh_id(value: object) -> bytes:

@@ -8,8 +8,8 @@ import attrs
 
 from meshd import __version__
 from meshd.api.settings import read_file
-from meshd.config import parse_endpoint
 from meshd.errors import MeshdError
+from meshd.kinds import parse_endpoint
 from meshd.logs import configure
 from meshd.relay.config import Listen, RelayConfig, load_relay_config
 

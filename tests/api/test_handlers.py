@@ -68,7 +68,19 @@ BUILT = [
     *[
         (view, {}, requests.Query(**COMMON, view=view))
         for view in (
-            *("status", "peers", "members", "queue", "routes", "graph", "relays", "config", "doctor", "metrics"),
+            *(
+                "status",
+                "peers",
+                "members",
+                "queue",
+                "routes",
+                "graph",
+                "relays",
+                "config",
+                "doctor",
+                "metrics",
+                "alerts",
+            ),
         )
     ],
 ]

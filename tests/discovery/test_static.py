@@ -1,9 +1,9 @@
 """Configured places become sightings."""
 
-from meshd.config import StaticPeer
 from meshd.discovery.events import PeerSeen
 from meshd.discovery.static import static_sightings
 from meshd.ids import NodeId
+from meshd.kinds import StaticPeer
 from meshd.transport.base import Address
 
 ALICE, BOB = NodeId(b"\1" * 16), NodeId(b"\2" * 16)
