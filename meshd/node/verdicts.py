@@ -100,7 +100,7 @@ def _permissions(evidence: Evidence) -> Iterator[Verdict]:
 
 def _clock(evidence: Evidence) -> Iterator[Verdict]:
     kept = evidence.premises.clock_kept
-    note = {True: "something keeps it right (NTP)", False: "nothing keeps it right", None: ""}[kept]
+    note = {True: "a time service keeps it right", False: "no time service keeps it right", None: ""}[kept]
     harmless = "meshd itself needs no clock; logs, traces and other programs do"
     fix = "sudo timedatectl set-ntp true (needs a time server); or by hand: sudo date -s 'YYYY-MM-DD HH:MM'"
     if evidence.wall_s < OLDEST_WALL_S:
@@ -171,7 +171,8 @@ def _peers(evidence: Evidence) -> Iterator[Verdict]:
     linked = [peer.name for peer in evidence.peers if peer.linked]
     behind = [f"{peer.name} (by way of {peer.via})" for peer in evidence.peers if not peer.linked and peer.via]
     away = [peer.name for peer in evidence.peers if not peer.linked and not peer.via]
-    parts = [("linked", linked), ("through others", behind), ("not reached", away)]
+    lost = [f"{peer.name} ({_worst(peer)})" for peer in evidence.peers if peer.name in away]
+    parts = [("linked", linked), ("through others", behind), ("not reached", lost)]
     detail = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
     if not evidence.peers:
         yield Verdict("peers", Grade.WARN, "no other device is in the mesh", "Bring one in: meshctl invite")
@@ -183,6 +184,13 @@ def _peers(evidence: Evidence) -> Iterator[Verdict]:
         yield Verdict("peers", Grade.WARN, detail, f"See: meshctl why {away[0]}")
     else:
         yield _ok("peers", detail)
+
+
+def _worst(peer: PeerEvidence) -> str:
+    """Why the device could not be dialed: a refusal tells more than silence."""
+    errors = [one.error for one in peer.dialed if one.error is not None]
+    telling = [error for error in errors if not error.startswith("no answer")]
+    return (telling or errors or ["no address of it is known"])[0]
 
 
 def _relays(evidence: Evidence) -> Iterator[Verdict]:
@@ -233,7 +241,7 @@ def _dials(transport: str, protocol: str) -> Callable[[Evidence], Iterator[Verdi
             fix = _let_in(protocol, _port_of(out) or port, where) + (f" {beyond}" if both else "")
             yield _dialed(f"{name}-out", f"this device can dial others over {protocol}", out, fix)
         if back:
-            fix = _let_in(protocol, port, "on this device") + ("" if outward else f" {beyond}")
+            fix = _let_in(protocol, port, "on this device") + (f" {beyond}" if outward is None else "")
             yield _dialed(f"{name}-in", f"others can dial this device over {protocol}", back, fix)
 
     return rule
@@ -298,8 +306,8 @@ def _isolation(evidence: Evidence) -> Iterator[Verdict]:
         if not peer.arp_silent:
             fix += f" Or a firewall on {peer.name} drops port 7843 of both UDP and TCP."
         yield Verdict("isolation", Grade.FAIL, detail, fix)
-    elif any(peer.nearby for peer in evidence.peers):
-        yield _ok("isolation", "devices of this network reach each other")
+    elif direct := [peer.name for peer in evidence.peers if peer.interface is not None]:
+        yield _ok("isolation", f"{_names(direct)} of this network can be reached directly")
 
 
 def _is_isolated(peer: PeerEvidence) -> bool:

@@ -11,13 +11,13 @@ QUIC, TCP = "quic://192.0.2.7:7843", "websocket://[fd00::7]:7000"
 @pytest.mark.parametrize(
     ("address", "reason", "said"),
     [
-        (QUIC, "Connection refused", "no meshd listens there"),
-        (QUIC, "no answer within 8 s", "let in UDP port 7843: sudo ufw allow 7843/udp"),
-        (TCP, "no answer within 5 s", "let in TCP port 7000: sudo ufw allow 7000/tcp"),
+        (QUIC, "Connection refused", "192.0.2.7: the machine is on, but no meshd listens at UDP 7843."),
+        (QUIC, "no answer within 8 s", "let in UDP 7843: sudo ufw allow 7843/udp"),
+        (TCP, "no answer within 5 s", "fd00::7: nothing answers. Is attic on"),
         (TCP, "No route to host", "AP isolation"),
         (TCP, "Network is unreachable", "ip -brief address"),
         (QUIC, "certificate refused: it is not the known one", "meshctl remove attic"),
-        (QUIC, "P_VERSION: nothing in common", CATALOGUE["P_VERSION"].advice),
+        (QUIC, "P_VERSION: nothing in common", f"P_VERSION: {CATALOGUE['P_VERSION'].advice}"),
     ],
 )
 def test_each_error_has_its_advice(address: str, reason: str, said: str) -> None:
@@ -26,7 +26,10 @@ def test_each_error_has_its_advice(address: str, reason: str, said: str) -> None
 
 
 def test_the_same_is_said_once_and_the_hint_first() -> None:
-    failures = [Failure(QUIC, "Connection refused"), Failure(QUIC.replace("7843", "1"), "Connection refused")]
-    assert len(advise("attic", "wait", failures)) == 2
-    assert advise("attic", "wait", [])[0] == "wait"
+    silent = [Failure(address, "no answer within 5 s") for address in (QUIC, TCP, "quic://[fe80::7%eth0]:7843")]
+    hint, advice = advise("attic", "wait", silent)
+    assert hint == "wait"
+    assert advice.startswith("192.0.2.7, fd00::7 and 1 more: nothing answers.")
+    assert "UDP 7843 and TCP 7000: sudo ufw allow 7843/udp, sudo ufw allow 7000/tcp." in advice
+    assert advise("attic", "wait", []) == ["wait"]
     assert advise("attic", "", [Failure(QUIC, "something else")]) == []

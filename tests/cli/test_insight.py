@@ -119,7 +119,7 @@ def test_why_of_one_that_is_not(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     assert tried[1].endswith("not used here")
     assert shown[shown.index("What to do") + 1 :] == [
         "- To try at once: meshctl breaker reset attic",
-        "- The machine at quic://192.0.2.7:7843 is on, but no meshd listens there. On it: systemctl status meshd",
+        "- 192.0.2.7: the machine is on, but no meshd listens at UDP 7843. On it: systemctl status meshd",
     ]
 
 

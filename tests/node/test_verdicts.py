@@ -139,6 +139,20 @@ PEER_FAULTS: list[tuple[dict[str, Any], dict[str, str]]] = [
 ]
 
 
+def test_why_a_device_could_not_be_dialed_is_said() -> None:
+    off = attrs.evolve(
+        PEER,
+        linked=False,
+        interface=None,
+        dialed=(failed(QUIC), failed(TCP, "Connection refused")),
+        dialed_us=None,
+        caught=frozenset(),
+    )
+    assert "not reached: attic (Connection refused)" in bad(attrs.evolve(GOOD, peers=(off,)))["peers"].detail
+    unknown = attrs.evolve(off, dialed=(), nearby=())
+    assert "attic (no address of it is known)" in bad(attrs.evolve(GOOD, peers=(unknown,)))["peers"].detail
+
+
 @pytest.mark.parametrize(("change", "expected"), PEER_FAULTS)
 def test_faults_between_two(change: dict[str, Any], expected: dict[str, str]) -> None:
     found = bad(attrs.evolve(GOOD, peers=(attrs.evolve(PEER, **change),)))
