@@ -111,6 +111,8 @@ class Peer:
     """Where it may be, and who says so (static, mdns, card, remembered)."""
     last_success: Address | None = None
     last_error: str | None = None
+    was_linked: bool = False
+    """In this life."""
     quality: Quality = attrs.field(factory=Quality)
 
 
@@ -169,6 +171,7 @@ class Peers:
         """A link came up. The caller has checked that the peer is a member."""
         link = Link(event, turn.now)
         peer = self.peer(event.peer)
+        peer.was_linked = True
         self._links[event.link] = peer.links[event.link] = link
         if event.dialed:
             peer.last_success = event.remote

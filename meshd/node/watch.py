@@ -89,7 +89,7 @@ class Watch:
     thresholds: Thresholds
     started: float
     alerts: Alerts = attrs.field(init=False)
-    _linked_once: set[NodeId] = attrs.field(factory=set, init=False)
+    _reached: set[NodeId] = attrs.field(factory=set, init=False)
     _closings: dict[NodeId, int] = attrs.field(factory=dict, init=False)
     _flaps: dict[NodeId, deque[float]] = attrs.field(factory=dict, init=False)
     _wall_offset: float | None = attrs.field(default=None, init=False)
@@ -105,7 +105,7 @@ class Watch:
         stored = snapshot.facts.get(FACT_KIND, {}).items()
         alerts = [decode_alert(int.from_bytes(key, "big"), value) for key, value in stored]
         self.alerts.restore(alert for alert in alerts if alert is not None)
-        self._linked_once = {
+        self._reached = {
             alert.subject
             for alert in self.alerts.active()
             if alert.name is Name.PEER_DOWN and alert.subject is not None
@@ -171,8 +171,8 @@ class Watch:
                     yield _missing(Name.RELAY_UNREACHABLE, node, f"no link to the relay {name}", link is None)
                 continue
             if link is not None:
-                self._linked_once.add(node)
-            if node in self._linked_once:
+                self._reached.add(node)
+            if node in self._reached or self.views.peers.peer(node).was_linked:
                 yield _missing(Name.PEER_DOWN, node, f"no link and no route to {name}", link is None)
             yield self._flapping(turn.now, node, name)
             if node in self.views.membership.clones:
