@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import attrs
 
 from meshd.ids import BundleId, Epoch, NodeId, Priority
-from meshd.links.choice import Contender, preferred
+from meshd.links.choice import Contender, preferred, transport_rank
 from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
 from meshd.links.quality import Quality
 from meshd.node.effects import CloseLink, LinkChosen
@@ -114,6 +114,19 @@ class Peer:
     was_linked: bool = False
     """In this life."""
     quality: Quality = attrs.field(factory=Quality)
+    transport: str | None = None
+    """Of the last link in use."""
+    upgrades: int = 0
+    downgrades: int = 0
+    """How often a link of a better, or a worse, transport took the place of the last one."""
+
+    def use(self, link: Link) -> None:
+        """From now on this link is in use."""
+        self.chosen = link
+        if self.transport is not None:
+            self.upgrades += transport_rank(link.transport) < transport_rank(self.transport)
+            self.downgrades += transport_rank(link.transport) > transport_rank(self.transport)
+        self.transport = link.transport
 
 
 class Peers:
@@ -200,7 +213,8 @@ class Peers:
         before = peer.chosen
         if peer.links:
             best = preferred([self._contender(link) for link in peer.links.values()])
-            peer.chosen = peer.links[best.link]
+            if peer.links[best.link] is not before:
+                peer.use(peer.links[best.link])
             for link in peer.links.values():
                 if link is not peer.chosen:
                     turn.emit(CloseLink(link.number, "closed", "another link to the same device is in use"))

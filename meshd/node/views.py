@@ -103,6 +103,8 @@ class Views:
             "state": "up" if by_relay else "down" if link is None else "suspect" if link.suspect else "up",
             "transport": "relay" if by_relay else None if link is None else link.transport,
             "address": None if link is None else str(link.up.remote),
+            "upgrades": peer.upgrades,
+            "downgrades": peer.downgrades,
             "rtt_ms": None if link is None or quality.rtt is None else round(quality.rtt * 1000, 3),
             "loss": None if link is None else round(quality.loss, 4),
             "quality": None if link is None else quality.score,

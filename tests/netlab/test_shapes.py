@@ -1,5 +1,6 @@
 """Messages, receipts, pings and traces on networks of other shapes than one LAN."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -147,3 +148,33 @@ def test_each_side_takes_the_transport_that_its_network_lets_through(lab: Make) 
     routed(a, c, b)
     routed(c, a, b)
     converse(a, c, [a, b, c])
+
+
+def test_messages_stay_in_order_while_links_change_between_quic_and_websocket(lab: Make) -> None:
+    made = lab(2)
+    a, b = mesh(made)
+    linked(a, b)
+    sent: list[str] = []
+    is_over = threading.Event()
+
+    def send() -> None:
+        with a.client() as client:
+            while not is_over.wait(0.02):
+                client.send("b", str(len(sent)).encode())
+                sent.append(str(len(sent)))
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    for number in range(3):
+        made.network.block(("udp", None))
+        wait(lambda: peer(a, b).get("transport") == "websocket", f"WebSocket, time {number}")
+        made.network.block()
+        b.readdress(100 + number)  # a change of the network earns the better transport another dial
+        wait(lambda: peer(a, b).get("transport") == "quic", f"QUIC, time {number}")
+    is_over.set()
+    thread.join(20.0)
+    assert receive(b, len(sent), timeout=120.0) == sent
+    assert len(sent) > 100
+    seen = peer(a, b)
+    assert seen["upgrades"] >= 3, seen
+    assert seen["downgrades"] >= 3, seen
