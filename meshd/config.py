@@ -126,6 +126,14 @@ class Alerts:
 
 
 @attrs.frozen(kw_only=True)
+class Power:
+    """When to be sparing."""
+
+    battery: str = declare(choice("auto", "yes", "no"), "auto")
+    metered: bool = declare(BOOLEAN, False)
+
+
+@attrs.frozen(kw_only=True)
 class NoKeys:
     """A section that is known but has no keys."""
 
@@ -152,7 +160,7 @@ class Config:
     http: NoKeys = NoKeys()
     alerts: Alerts = Alerts()
     log: Log = Log()
-    power: NoKeys = NoKeys()
+    power: Power = Power()
     tracing: NoKeys = NoKeys()
 
 

@@ -21,10 +21,11 @@ from meshd.api.server import Server
 from meshd.api.settings import COMMAND_LINE, InEffect, in_effect, read_file, reloaded
 from meshd.clock import MeshClock
 from meshd.config import Alerts, Config, load_config
-from meshd.discovery.events import NetworkChanged
+from meshd.discovery.events import NetworkChanged, ThriftChanged
 from meshd.discovery.interfaces import interfaces
 from meshd.discovery.mdns import run_mdns
 from meshd.discovery.netwatch import watch_network, watch_resume
+from meshd.discovery.power import watch_power
 from meshd.discovery.sightings import Sightings
 from meshd.errors import MeshdError
 from meshd.ids import NodeId, is_device_name, to_text
@@ -307,6 +308,7 @@ class _Daemon:
         nursery.start_soon(look_around, self._inbox, self._vitals, free)
         nursery.start_soon(watch_network, self._inbox.send)
         nursery.start_soon(watch_resume, self._inbox.send)
+        await self._mind_power(nursery)
         api = self._config.api
         path = str(self._options.runtime_dir / SOCKET_NAME)
         server = Server(self._inbox)
@@ -316,6 +318,17 @@ class _Daemon:
         nursery.start_soon(watchdog, lambda: self.loop.turns, lambda: self._inbox.post_nowait(None))
         device = to_text(self.loop.node.identity.node_id)
         log.info("running", device=device, socket=path, listen=[str(address) for address in bound])
+
+    async def _mind_power(self, nursery: trio.Nursery) -> None:
+        power = self._config.power
+
+        async def post(on_battery: bool) -> None:
+            await self._inbox.send(ThriftChanged(on_battery=on_battery, metered=power.metered))
+
+        if power.battery == "auto":
+            nursery.start_soon(watch_power, post)
+        else:
+            await post(power.battery == "yes")
 
     async def _until_stopped(self, signals: Any) -> None:
         async for number in signals:

@@ -71,6 +71,8 @@ def test_every_section_is_read() -> None:
         [http]
         [alerts]
         [power]
+        battery = "no"
+        metered = true
         [tracing]
         """
     )
@@ -79,6 +81,7 @@ def test_every_section_is_read() -> None:
     assert config.discovery.static == (StaticPeer("pi.local", 7843), StaticPeer("fe80::1%eth0", 9, NODE))
     assert (config.discovery.mdns, config.discovery.interfaces) == (False, ("lo",))
     assert (config.links.max_links, config.links.transports) == (3, ("websocket",))
+    assert (config.power.battery, config.power.metered) == ("no", True)
     assert config.relay.urls == ("wss://relay.example:443",)
     assert (config.store.quota_bytes, config.store.max_lifetime) == (3 * 2**19, 8 * 86_400)
     assert (config.api.group, config.api.mode) == ("mesh", 0o600)

@@ -17,6 +17,7 @@ REASONS = {
     "no-path": "no path to it now",
     "no-card": "nothing heard of it yet, so it can't be sealed",
     "awaiting-receipt": "sent, not confirmed yet",
+    "saving": "held back to save power or volume",
     "sending": "on its way",
     "credit": "its mailbox is full: an app there reads too slowly",
     "window": "the link is full; it goes out in turn",

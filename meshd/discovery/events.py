@@ -46,6 +46,19 @@ class Resumed:
     slept_s: float
 
 
+@attrs.frozen(kw_only=True)
+class ThriftChanged:
+    """What this device is to be sparing with: its battery, a connection that is paid by volume."""
+
+    on_battery: bool
+    metered: bool
+
+    @property
+    def reason(self) -> str | None:
+        """Why it saves, as one word; None when it does not."""
+        return "metered" if self.metered else "battery" if self.on_battery else None
+
+
 @attrs.frozen
 class Announce:
     """What this device is to announce.

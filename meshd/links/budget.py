@@ -23,6 +23,9 @@ from meshd.ids import NodeId
 SURPLUS = "E_SURPLUS"
 """How a link ends that was given up."""
 
+SAVING_LINKS = 4
+"""So many at most while the device saves power, or its connection is metered."""
+
 DIALS_AT_ONCE = 4
 DIAL_PATIENCE_SECONDS = 2.0
 """A dial that takes longer holds up no other: its device may well be off."""

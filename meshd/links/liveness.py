@@ -16,6 +16,8 @@ import attrs
 from meshd.links.quality import RoundTrip
 
 PING_SECONDS = 1.0
+SAVING_PING_SECONDS = 5.0
+"""On battery, or over a metered connection. A dead path is noticed later by as much."""
 MEASURE_SECONDS = 15.0
 """How often the side with the higher id pings."""
 PING_JITTER = 0.1

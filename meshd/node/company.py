@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable
 
 from meshd.ids import NodeId
-from meshd.links.budget import SURPLUS, LinkBudget, Prospect
+from meshd.links.budget import SAVING_LINKS, SURPLUS, LinkBudget, Prospect
 from meshd.links.events import LinkDown
 from meshd.node.effects import CloseLink, WantLink
 from meshd.node.membership import Membership
@@ -26,9 +26,15 @@ class Company:
         self._membership = membership
         self._peers = peers
         self._routes = routes
+        self._max_links = max_links
         self._budget = LinkBudget(membership.me, max_links, rng)
         self._told: dict[NodeId, WantLink] = {}
         self._again_at: float | None = None
+        self._is_due = True
+
+    def save(self, saves: bool) -> None:
+        """Whether to do with few links."""
+        self._budget.max_links = min(self._max_links, SAVING_LINKS) if saves else self._max_links
         self._is_due = True
 
     def touch(self) -> None:
@@ -81,7 +87,9 @@ class Company:
             peer = peers.known.get(member.id)
             link = None if peer is None else peer.chosen
             if peer is None or link is None:
-                found.append(Prospect(peer=member.id, is_routed=member.id in peers.next_hops))
+                hop = peers.next_hops.get(member.id)
+                is_routed = hop is not None and not self._membership.is_relay(hop)
+                found.append(Prospect(peer=member.id, is_routed=is_routed))
                 continue
             score = peer.quality.snapshot(turn.now).score
             found.append(

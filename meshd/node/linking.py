@@ -2,6 +2,7 @@
 
 import attrs
 
+from meshd.discovery.events import ThriftChanged
 from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch, NodeId
 from meshd.links.choice import transport_rank
@@ -91,6 +92,16 @@ class Linking:
         self.chronicle.measured(turn, link, event)
         self.peers.measured(event)
         if link is not None and self.peers.link_to(link.peer) is link:
+            self.routes.measured(turn, link.peer)
+
+    def thrift_changed(self, turn: Turn, event: ThriftChanged) -> None:
+        """Be sparing, or no more: few links, slow pings, bulk mail waits, and others' mail goes another way."""
+        if event.reason != self.spool.saving_for:
+            turn.log("info", "saving" if event.reason else "saving no more", reason=event.reason)
+        self.company.save(event.reason is not None)
+        self.spool.save(event.reason)
+        self.routes.metered = event.metered
+        for link in self.peers.links():
             self.routes.measured(turn, link.peer)
 
     def routes_changed(self, turn: Turn) -> None:

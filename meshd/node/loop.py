@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from meshd.discovery.events import Announce as MdnsAnnounce
-from meshd.discovery.events import Members, NetworkChanged, PeerSeen, Resumed
+from meshd.discovery.events import Members, NetworkChanged, PeerSeen, Resumed, ThriftChanged
 from meshd.discovery.interfaces import InterfaceKind
 from meshd.discovery.presence import places
 from meshd.discovery.static import static_sightings
@@ -24,6 +24,7 @@ from meshd.links.context import Credentials, LinkContext
 from meshd.links.dialer import keep_linked
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.links.events import Mailbox as Outgoing
+from meshd.links.liveness import PING_SECONDS, SAVING_PING_SECONDS
 from meshd.links.outgoing import Outgoing as Outlet
 from meshd.links.peer import PeerControl, PeerStatistics
 from meshd.links.session import announce, hold_link
@@ -120,12 +121,14 @@ class Loop:
         self._listening = Listening((), ())
         self._announced: MdnsAnnounce | None = None
         self._genesis_hash: bytes | None = None
+        self._ping_seconds = PING_SECONDS
         self._context = LinkContext(
             credentials=self.credentials,
             numbers=itertools.count(1),
             post=around.inbox.send,
             clock=trio.current_time,
             rng=around.rng,
+            ping_interval=lambda: self._ping_seconds,
         )
         self.doorkeeper = Doorkeeper(
             node.membership, node.admissions, around.inbox, around.clock, around.rng, itertools.count(1)
@@ -226,6 +229,8 @@ class Loop:
                     self._dialers[link.peer].control.answered(trio.current_time())
             case NetworkChanged():
                 self._network_changed(event)
+            case ThriftChanged():
+                self._ping_seconds = PING_SECONDS if event.reason is None else SAVING_PING_SECONDS
             case Resumed():
                 log.info("resumed", slept_s=round(event.slept_s, 1))
                 for dialer in self._dialers.values():

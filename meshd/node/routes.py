@@ -34,6 +34,8 @@ class Routes:
         )
         self._changed: set[NodeId] = set()
         self.epoch_needed: Epoch | None = None
+        self.metered = False
+        """Every byte costs: links cost more, so that others' mail takes another way."""
 
     def take_changed(self) -> set[NodeId]:
         """Destinations whose next hop is another one than at the last call."""
@@ -62,7 +64,7 @@ class Routes:
 
     def _cost(self, turn: Turn, peer: NodeId) -> int:
         relay = self._membership.is_relay(peer) or self._membership.is_relay(self._membership.me)
-        return metric(self._peers.peer(peer).quality.snapshot(turn.now), relay=relay)
+        return metric(self._peers.peer(peer).quality.snapshot(turn.now), relay=relay, metered=self.metered)
 
     def received(self, turn: Turn, link: Link, frame: RouteUpdate | SeqnoRequest | RouteRequest) -> None:
         """A routing frame came. Raises RemoteProtocolError."""

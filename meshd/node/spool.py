@@ -70,6 +70,8 @@ class Spool:
         self._loads: dict[int, _Load] = {}
         self._dirty: set[NodeId] = set()
         self._given_up: set[NodeId] = set()
+        self.saving_for: str | None = None
+        """Why bulk mail is held back; None when it is not."""
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what the last life left; windows are loaded when there is a path."""
@@ -187,12 +189,21 @@ class Spool:
             if link is None:
                 continue
             for queue in self.queues_for(destination):
+                if self.saving_for is not None and queue.priority is Priority.BULK:
+                    continue
                 while link.has_room and queue.may_send(turn.now):
                     self._send(turn, link, queue)
                 if queue.ready and not link.has_room:
                     link.waiting.add(destination)
                 if queue.wants_load():
                     self._load(turn, queue)
+
+    def save(self, reason: str | None) -> None:
+        """From now on bulk mail waits, for ``reason``; None: it need not."""
+        self.saving_for = reason
+        for queue in self.queues():
+            if queue.priority is Priority.BULK:
+                self.touch(queue.destination)
 
     def plan_local(self, turn: Turn) -> list[tuple[Waiting, Priority]]:
         """Our mail to ourselves: what is to be taken in now. It is never sealed, and read back from disk."""

@@ -13,7 +13,7 @@ import attrs
 
 from meshd.delivery.outbox import Outbox
 from meshd.delivery.sessions import OutgoingSessions
-from meshd.discovery.events import PeerSeen
+from meshd.discovery.events import PeerSeen, ThriftChanged
 from meshd.ids import Epoch, NodeId, Priority
 from meshd.links.events import AcceptFailed, DialFailed, FramesReceived, LinkDown, LinkMeasured, LinkUp
 from meshd.links.peer import PeerStatistics
@@ -388,6 +388,8 @@ class Node:
                 self._relays.plan(turn)
             case LinkMeasured():
                 self._linking.measured(turn, event)
+            case ThriftChanged():
+                self._linking.thrift_changed(turn, event)
             case DialFailed():
                 count_reason(turn.tally.dials, event.code)
                 self.peers.dial_failed(event)

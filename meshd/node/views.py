@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from meshd import __version__
+from meshd.delivery.queue import SpoolQueue
 from meshd.ids import BundleRef, NodeId, Priority, format_message_id, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.node.chronicle import Chronicle, plain
@@ -64,6 +65,7 @@ class Views:
             "uptime_s": round(now - started, 3),
             "peers_up": sum(1 for _ in self.peers.links()),
             "peers_known": len(self.membership.members()),
+            "saving": self.spool.saving_for,
             "spool": {
                 "messages": self.spool.messages,
                 "bytes": self.spool.size_bytes,
@@ -140,21 +142,22 @@ class Views:
                 "messages": queue.messages,
                 "bytes": queue.size_bytes,
                 "oldest_age_s": None if queue.oldest_ms is None else round((now_ms - queue.oldest_ms) / 1000, 3),
-                "reason": self._reason(
-                    queue.destination, queue.pause_reason if queue.paused_until > now_ms / 1000 else None
-                ),
+                "reason": self._reason(queue, now_ms / 1000),
                 "own": queue.own,
             }
             for queue in self.spool.queues()
             if queue.rows
         ]
 
-    def _reason(self, destination: NodeId, paused: str | None) -> str:
+    def _reason(self, queue: SpoolQueue, now: float) -> str:
+        destination = queue.destination
         if self.membership.public_key(destination) is None:
             return "removed"
         if destination != self.membership.me and self.peers.toward(destination) is None:
             return "no-path"
-        return paused or "awaiting-receipt"
+        if queue.priority is Priority.BULK and self.spool.saving_for is not None and destination != self.membership.me:
+            return "saving"
+        return (queue.pause_reason if queue.paused_until > now else None) or "awaiting-receipt"
 
     def trace(
         self,
