@@ -99,7 +99,9 @@ class Linking:
         if event.reason != self.spool.saving_for:
             turn.log("info", "saving" if event.reason else "saving no more", reason=event.reason)
         self.company.save(event.reason is not None)
-        self.spool.save(event.reason)
+        self.spool.saving_for = event.reason
+        for queue in self.spool.queues():
+            self.spool.touch(queue.destination)
         self.routes.metered = event.metered
         for link in self.peers.links():
             self.routes.measured(turn, link.peer)

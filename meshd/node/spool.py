@@ -70,8 +70,7 @@ class Spool:
         self._loads: dict[int, _Load] = {}
         self._dirty: set[NodeId] = set()
         self._given_up: set[NodeId] = set()
-        self.saving_for: str | None = None
-        """Why bulk mail is held back; None when it is not."""
+        self.saving_for: str | None = None  # why bulk mail is held back
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what the last life left; windows are loaded when there is a path."""
@@ -198,13 +197,6 @@ class Spool:
                 if queue.wants_load():
                     self._load(turn, queue)
 
-    def save(self, reason: str | None) -> None:
-        """From now on bulk mail waits, for ``reason``; None: it need not."""
-        self.saving_for = reason
-        for queue in self.queues():
-            if queue.priority is Priority.BULK:
-                self.touch(queue.destination)
-
     def plan_local(self, turn: Turn) -> list[tuple[Waiting, Priority]]:
         """Our mail to ourselves: what is to be taken in now. It is never sealed, and read back from disk."""
         taken: list[tuple[Waiting, Priority]] = []
@@ -217,10 +209,8 @@ class Spool:
 
     def _send(self, turn: Turn, link: Link, queue: SpoolQueue) -> None:
         waiting = queue.send_next(turn.now)
-        link.sent(
-            waiting.bundle,
-            Unacked(queue.destination, queue.priority, queue.own, waiting.row, len(waiting.body)),
-        )
+        unacked = Unacked(queue.destination, queue.priority, queue.own, waiting.row, len(waiting.body))
+        link.sent(waiting.bundle, unacked)
         if queue.own:
             offer = self.offer_once(link, decode_head(waiting.head).session)
             if offer is not None:

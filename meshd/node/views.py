@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 
 from meshd import __version__
-from meshd.delivery.queue import SpoolQueue
 from meshd.ids import BundleRef, NodeId, Priority, format_message_id, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.node.chronicle import Chronicle, plain
@@ -142,22 +141,25 @@ class Views:
                 "messages": queue.messages,
                 "bytes": queue.size_bytes,
                 "oldest_age_s": None if queue.oldest_ms is None else round((now_ms - queue.oldest_ms) / 1000, 3),
-                "reason": self._reason(queue, now_ms / 1000),
+                "reason": self._reason(
+                    queue.destination,
+                    queue.priority,
+                    queue.pause_reason if queue.paused_until > now_ms / 1000 else None,
+                ),
                 "own": queue.own,
             }
             for queue in self.spool.queues()
             if queue.rows
         ]
 
-    def _reason(self, queue: SpoolQueue, now: float) -> str:
-        destination = queue.destination
+    def _reason(self, destination: NodeId, priority: Priority | None, paused: str | None) -> str:
         if self.membership.public_key(destination) is None:
             return "removed"
         if destination != self.membership.me and self.peers.toward(destination) is None:
             return "no-path"
-        if queue.priority is Priority.BULK and self.spool.saving_for is not None and destination != self.membership.me:
+        if priority is Priority.BULK and self.spool.saving_for is not None and destination != self.membership.me:
             return "saving"
-        return (queue.pause_reason if queue.paused_until > now else None) or "awaiting-receipt"
+        return paused or "awaiting-receipt"
 
     def trace(
         self,
@@ -194,9 +196,8 @@ class Views:
         queues = [queue for queue in self.spool.queues_for(destination) if queue.own and queue.priority == priority]
         paused = next((queue.pause_reason for queue in queues if queue.paused_until > now), None)
         me = self.membership.name_of(self.membership.me)
-        return Told(
-            now, me, "waiting", self._reason(destination, paused), f"for {self.membership.name_of(destination)}"
-        )
+        reason = self._reason(destination, priority, paused)
+        return Told(now, me, "waiting", reason, f"for {self.membership.name_of(destination)}")
 
     def events(self, count: int, now: float) -> list[dict[str, Any]]:
         """``meshctl events``: the last ``count`` that are kept, the oldest first."""
