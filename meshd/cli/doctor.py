@@ -22,8 +22,6 @@ def doctor(session: Session) -> None:
     The network is looked at from both sides: other devices dial this one, listen for its multicast,
     and send theirs. It takes some seconds. The exit code is 0 whatever is found; without a daemon 3.
     """
-    if not session.as_json and screen.on_terminal():
-        screen.hint("Examining, together with the other devices; this takes some seconds ...")
     try:
         rows = rows_of(session.ask("doctor", timeout=TIMEOUT_S))
     except MeshdError as error:

@@ -6,6 +6,7 @@ import click
 
 from meshd.cli import screen
 from meshd.cli.answers import Fields, fields_of, items_of
+from meshd.cli.progress import waiting
 from meshd.cli.session import Command, Session, pass_session
 from meshd.cli.units import milliseconds
 from meshd.cli.views import reason_in_words
@@ -29,7 +30,7 @@ def ping(session: Session, dest: str, count: int) -> None:
     --timeout is how long to wait for the answers in all (default 5 s). Exit code 4 when none came.
     """
     timeout = min(session.timeout or PING_TIMEOUT_S, MAX_PING_TIMEOUT_S)
-    with session.client() as client:
+    with session.client() as client, waiting("ping"):
         request = {"destination": dest, "count": count, "timeout_s": timeout}
         answer: object = client.call("ping", request, timeout=timeout + _ANSWER_MARGIN_S)
     fields = fields_of(answer)

@@ -9,6 +9,7 @@ import click
 from meshd.api.protocol import MAX_PAYLOAD_BYTES
 from meshd.cli import screen
 from meshd.cli.answers import Fields, fields_of
+from meshd.cli.progress import waiting
 from meshd.cli.session import Command, Session, Span, pass_session
 from meshd.client.blocking import Client
 from meshd.errors import MeshdError
@@ -80,7 +81,8 @@ def _send(session: Session, request: dict[str, object], wait: str | None) -> tup
             return message_id, state
         client.timeout = session.timeout  # None: as long as it takes
         try:
-            answer = client.call("await", {"id": message_id, "state": wait})
+            with waiting("await"):
+                answer = client.call("await", {"id": message_id, "state": wait})
         except MeshdError as error:
             if error.code != "E_TIMEOUT" or session.timeout is None:
                 raise

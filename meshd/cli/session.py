@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from meshd.cli.progress import waiting
 from meshd.cli.units import parse_span
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Session:
 
         ``timeout`` (seconds) is the default for this request; ``--timeout`` wins. Raises MeshdError.
         """
-        with self.client() as client:
+        with self.client() as client, waiting(op):
             answer: object = client.call(op, dict(args or {}), timeout=self.timeout or timeout or ANSWER_TIMEOUT_S)
         return answer
 

@@ -72,6 +72,7 @@ _VIEWS = (
     _View("queue", ("destination", "name", "priority", "messages", "bytes", "oldest_age_s", "reason", "own")),
     _View("graph", ("nodes", "edges")),
     _View("events", ("at", "event", "peer", "name", "detail", "transport", "address", "code"), {"last": _EVENTS}),
+    _View("alerts", ("name", "severity", "since", "detail", "state")),
     _View("config", ("key", "value", "source")),
     _View("doctor", ("check", "verdict", "detail", "fix"), timeout_s=TIMEOUT_S),
 )
@@ -88,8 +89,6 @@ def support_bundle(session: Session, file: Path | None) -> None:
     """
     now = time.time()
     target = file or Path(time.strftime("meshd-support-%Y%m%d-%H%M%S.tar.gz", time.localtime(now)))
-    if not session.as_json and screen.on_terminal():
-        screen.hint("Collecting; the doctor takes some seconds ...")
     parts = {"README.txt": _ABOUT.encode(), **_versions(), **_system(), **_views(session)}
     _write(target, parts, now)
     if session.as_json:

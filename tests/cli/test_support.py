@@ -96,7 +96,7 @@ def test_fields_that_are_not_listed_and_settings_that_may_be_secret_stay_out(
         "queue": [{"name": "attic", "messages": 1, "payload": WORD}],
         "events": [{"event": "peer-up", "name": "attic", "code": WORD[:0], "invitation": WORD}],
     }
-    for name in ("members", "peers", "routes", "doctor"):
+    for name in ("members", "peers", "routes", "doctor", "alerts"):
         answers[name] = [{"name": "attic", "check": "x", "secret": WORD}]
     answers["graph"] = {"nodes": [], "edges": [], "extra": WORD}
     daemon.answers |= answers
