@@ -184,8 +184,7 @@ class Spool:
             if destination in self._given_up:
                 self._refuse_all(turn, destination)
                 continue
-            link = peers.toward(destination)
-            if link is None:
+            if (link := peers.toward(destination)) is None:
                 continue
             for queue in self.queues_for(destination):
                 if self.saving_for is not None and queue.priority is Priority.BULK:
