@@ -110,7 +110,8 @@ CATALOGUE: dict[str, Explanation] = {
     ),
     # starting
     "E_CONFIG": Explanation(
-        "The configuration is wrong.", "Mend the line that is named, then: meshctl config check FILE"
+        "The configuration is wrong.",
+        "See docs/configuration.md, and check what you changed: meshctl config check FILE",
     ),
     "E_STATE_DIR": Explanation("The state directory can't be used.", "Check its owner, mode and free space."),
     "E_RUNTIME_DIR": Explanation("There is no directory for the socket.", "Set --runtime-dir or XDG_RUNTIME_DIR."),
