@@ -22,6 +22,7 @@ from meshd.kinds import (
     ENDPOINT,
     FILE_MODE,
     LOG_LEVEL,
+    LOOPBACK,
     RELAY_URL,
     SECRET,
     SIZE,
@@ -134,6 +135,14 @@ class Power:
 
 
 @attrs.frozen(kw_only=True)
+class Http:
+    """The HTTP gateway: whether there is one, and where it listens beside its Unix socket."""
+
+    enabled: bool = declare(BOOLEAN, False)
+    listen: tuple[Endpoint, ...] = declare(list_of(LOOPBACK), [])
+
+
+@attrs.frozen(kw_only=True)
 class NoKeys:
     """A section that is known but has no keys."""
 
@@ -157,7 +166,7 @@ class Config:
     relay: Relay = Relay()
     store: Store = Store()
     api: Api = Api()
-    http: NoKeys = NoKeys()
+    http: Http = Http()
     alerts: Alerts = Alerts()
     log: Log = Log()
     power: Power = Power()

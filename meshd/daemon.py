@@ -314,10 +314,29 @@ class _Daemon:
         server = Server(self._inbox)
         self._vitals.clients = lambda: server.clients
         await nursery.start(server.serve, SocketSettings(path, api.group or None, api.mode))
+        gateway = await self._serve_http(nursery) if self._config.http.enabled else []
         # An event that asks for a turn and nothing else.
         nursery.start_soon(watchdog, lambda: self.loop.turns, lambda: self._inbox.post_nowait(None))
         device = to_text(self.loop.node.identity.node_id)
-        log.info("running", device=device, socket=path, listen=[str(address) for address in bound])
+        log.info("running", device=device, socket=path, listen=[str(address) for address in bound], http=gateway)
+
+    async def _serve_http(self, nursery: trio.Nursery) -> list[str]:
+        """Start the gateway; returns where it listens."""
+        # Imported here: a daemon without a gateway does without what it takes in memory.
+        from meshd.http.gateway import Gateway
+        from meshd.http.handlers import Surroundings
+        from meshd.http.leases import Leases
+
+        around = Surroundings(
+            inbox=self._inbox,
+            leases=Leases(self._inbox),
+            name_of=self.loop.node.tokens.name_of,
+            rng=self._rng,
+        )
+        api = self._config.api
+        settings = SocketSettings(str(self._options.runtime_dir / "http.sock"), api.group or None, api.mode)
+        found: list[str] = await nursery.start(Gateway(around).serve, settings, self._config.http.listen)
+        return found
 
     async def _mind_power(self, nursery: trio.Nursery) -> None:
         power = self._config.power

@@ -77,6 +77,17 @@ CATALOGUE: dict[str, Explanation] = {
     "E_LEASED": Explanation(
         "Another client is reading with this consumer name.", "Stop it, or choose another --consumer name."
     ),
+    "E_NO_LEASE": Explanation(
+        "Nothing is being read under this consumer name now.", "Read again: what was not acknowledged comes again."
+    ),
+    "E_TOKEN": Explanation(
+        "Over TCP this takes a token.", "Make one with: meshctl token create NAME, or use the Unix socket."
+    ),
+    "E_UNKNOWN_TOKEN": Explanation("There is no token of this name.", "List them with: meshctl token list"),
+    "E_ORIGIN": Explanation(
+        "A web page of another site asked, or the address was not one of this device.",
+        "Ask at localhost, 127.0.0.1 or [::1], and not from another site's pages.",
+    ),
     "E_UNSUPPORTED": Explanation("The daemon does not know this request.", "Run meshctl and meshd of one version."),
     "E_SURPLUS": Explanation(
         "A device gave a link up: it has more than links.max_links.", "Nothing: mail goes over the others."

@@ -22,6 +22,7 @@ _PLACE = re.compile(r"(?:\[([^][]+)]|([^][:]+))(?::([0-9]{1,5}))?", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})", re.ASCII)
 _RELAY_URL = re.compile(r"(wss|quic)://([^/?#@\s]+)/?", re.ASCII)
 _WEBHOOK_URL = re.compile(r"(?:https?://[^/?#@\s]+(?:[/?][^#\s]*)?)?", re.ASCII)
+_LOOPBACK = re.compile(r"(?:127(?:\.[0-9]+){3}|\[::1]):[0-9]+", re.ASCII)
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 
 
@@ -156,6 +157,9 @@ TEXT: Kind[str] = Kind("one line of text", _matching(re.compile(r"[^\x00-\x1f]*"
 SIZE: Kind[int] = Kind('a size such as "512MiB" or "1GiB"', parse_size)
 DURATION: Kind[float] = Kind('a duration such as "10m", "12h" or "7d"', parse_duration)
 FILE_MODE: Kind[int] = Kind('a file mode such as "0660"', lambda value: int(_matching(_MODE)(value), 8))
+LOOPBACK: Kind[Endpoint] = Kind(
+    'a loopback address and port such as "127.0.0.1:7844"', lambda value: parse_endpoint(_matching(_LOOPBACK)(value))
+)
 ENDPOINT: Kind[Endpoint] = Kind('an IP address and port such as "[::]:7843" or "127.0.0.1:0"', parse_endpoint)
 STATIC_PEER: Kind[StaticPeer] = Kind('"host", "host:port", "[IPv6]:port" or "ID@host:port"', parse_static_peer)
 WEBHOOK_URL: Kind[str] = Kind('a URL such as "https://host/path", or ""', _matching(_WEBHOOK_URL), is_secret=True)

@@ -58,6 +58,7 @@ PURE = (
     "node/clients.py",
     "node/effects.py",
     "node/requests.py",
+    "node/tokens.py",
     "api/protocol.py",
     "api/handlers.py",
     "api/pacing.py",

@@ -160,8 +160,8 @@ def test_an_unknown_key_is_named_with_what_was_meant(text: str, line: int, hint:
 
 def test_an_unknown_key_that_resembles_nothing_points_to_the_documentation() -> None:
     assert (
-        refused("[http]\nzzz = 1").message
-        == "f.toml:2: http.zzz: there is no such key; expected none, [http] has no keys"
+        refused("[tracing]\nzzz = 1").message
+        == "f.toml:2: tracing.zzz: there is no such key; expected none, [tracing] has no keys"
     )
     assert "docs/configuration.md" in refused("[zzz]\nq = 1").hint
 

@@ -63,22 +63,13 @@ _MAKERS: dict[str, Maker] = {
     "why": _why,
     "breaker-reset": _plain(requests.ResetBreaker),
     "events": _events,
+    "token-create": _plain(requests.CreateToken),
+    "token-revoke": _plain(requests.RevokeToken),
     **{
         name: _view(name)
         for name in (
-            *(
-                "status",
-                "peers",
-                "members",
-                "queue",
-                "routes",
-                "graph",
-                "relays",
-                "config",
-                "doctor",
-                "metrics",
-                "alerts",
-            ),
+            *("status", "peers", "members", "queue", "routes", "graph", "relays", "config", "doctor", "metrics"),
+            *("alerts", "tokens"),
         )
     },
 }

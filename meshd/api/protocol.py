@@ -372,6 +372,9 @@ OPERATIONS: dict[str, Shape] = {
     "doctor": _nothing,
     "metrics": _nothing,
     "alerts": _nothing,
+    "token-create": _arguments({"name": _service}),
+    "token-revoke": _arguments({"name": text(64)}),
+    "tokens": _nothing,
     "version": _nothing,
 }
 """Every operation, and the shape of its arguments."""

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "meshd.cli.doctor",
     "support-bundle": "meshd.cli.support",
     "config": "meshd.cli.config",
+    "token": "meshd.cli.tokens",
     "errors": "meshd.cli.errors",
     "demo": "meshd.cli.demo",
 }

@@ -24,6 +24,7 @@ from meshd.node.requests import (
     AddRelay,
     Await,
     Cancel,
+    CreateToken,
     Disconnected,
     Echo,
     Failure,
@@ -37,11 +38,13 @@ from meshd.node.requests import (
     Request,
     ResetBreaker,
     Result,
+    RevokeToken,
     Submit,
     Subscribe,
 )
 from meshd.node.spool import Spool
 from meshd.node.tally import count
+from meshd.node.tokens import Tokens
 from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
@@ -106,6 +109,7 @@ class Parts:
     peers: Peers
     tickets: Tickets
     chronicle: Chronicle
+    tokens: Tokens
     insight: Insight
     views: Views
     traces: Traces
@@ -180,6 +184,10 @@ class Clients:
                 parts.enlisting.remove(turn, request, parts.peers)
             case Follow():
                 parts.chronicle.follow(request)
+            case CreateToken():
+                parts.tokens.create(turn, request, parts.views.moment)
+            case RevokeToken():
+                parts.tokens.revoke(turn, request)
             case ResetBreaker():
                 self._reset_breaker(turn, request)
             case Query():
@@ -307,6 +315,8 @@ class Clients:
                 self._read_trace(turn, _TraceRead(query, *self._message_id(query.argument)))
             case "events":
                 turn.answer(query, Result(views.events(int(query.argument), turn.now)))
+            case "tokens":
+                turn.answer(query, Result(self._parts.tokens.listed(turn.now, views.moment)))
             case "graph":
                 turn.answer(query, Result(self._parts.insight.graph(turn.now)))
             case "alerts":

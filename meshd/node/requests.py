@@ -229,6 +229,20 @@ class ResetBreaker(Request):
 
 
 @attrs.frozen(kw_only=True)
+class CreateToken(Request):
+    """Make a token for the HTTP gateway. Result ``{"name", "token", "created"}``; shown this once."""
+
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class RevokeToken(Request):
+    """Make a token worthless, at once. Result ``{"name"}`` when that is durable."""
+
+    name: str
+
+
+@attrs.frozen(kw_only=True)
 class Query(Request):
     """Ask for a view, by the name of its ``meshctl`` command: ``status``, ``peers``, ``trace`` and so on.
 

@@ -52,6 +52,7 @@ from meshd.node.requests import Request
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
 from meshd.node.tally import Tally, count_reason
+from meshd.node.tokens import Tokens
 from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
@@ -164,6 +165,7 @@ class Node:
         self._relays = Relays(self.membership, self.peers, settings.relay_urls)
         self._enlisting = Enlisting(self.membership, self._tickets)
         self._chronicle = Chronicle(self.membership)
+        self.tokens = Tokens(rng)
         self._views = Views(
             chronicle=self._chronicle,
             route_table=self._routes,
@@ -189,6 +191,7 @@ class Node:
             peers=self.peers,
             tickets=self._tickets,
             chronicle=self._chronicle,
+            tokens=self.tokens,
             insight=Insight(membership=self.membership, peers=self.peers, routes=self._routes, dialer=dialer),
             views=self._views,
             traces=self._traces,
@@ -234,6 +237,7 @@ class Node:
         self._chronicle.restore()
         self.admissions.restore(snapshot)
         self._watch.restore(snapshot)
+        self.tokens.restore(snapshot)
         self.spool.restore(snapshot)
         self._acceptor.restore(snapshot)
         self._mailboxes.restore(snapshot, now)

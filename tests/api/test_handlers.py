@@ -65,22 +65,13 @@ BUILT = [
     ("breaker-reset", {"peer": "pi"}, requests.ResetBreaker(**COMMON, peer="pi")),
     ("events", {}, requests.Query(**COMMON, view="events", argument=100)),
     ("events", {"follow": True, "last": 0, "credit": 7}, requests.Follow(**COMMON, last=0, credit=7)),
+    ("token-create", {"name": "shell"}, requests.CreateToken(**COMMON, name="shell")),
+    ("token-revoke", {"name": "shell"}, requests.RevokeToken(**COMMON, name="shell")),
     *[
         (view, {}, requests.Query(**COMMON, view=view))
         for view in (
-            *(
-                "status",
-                "peers",
-                "members",
-                "queue",
-                "routes",
-                "graph",
-                "relays",
-                "config",
-                "doctor",
-                "metrics",
-                "alerts",
-            ),
+            *("status", "peers", "members", "queue", "routes", "graph", "relays", "config", "doctor", "metrics"),
+            *("alerts", "tokens"),
         )
     ],
 ]

@@ -364,3 +364,21 @@ def test_a_send_without_an_answer_says_that_its_outcome_is_unknown(meshctl: Mesh
     assert told.code == 4
     assert "is unknown" in told.err
     assert "--key" in told.err
+
+
+def test_a_token_is_printed_alone_so_that_a_script_can_take_it(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["token-create"] = {"name": "shell", "token": "meshd_abc", "created": "2026-11-22T10:00:00.000Z"}
+    assert meshctl("token", "create", "shell").out == "meshd_abc\n"
+    assert daemon.arguments("token-create") == {"name": "shell"}
+    assert meshctl("token", "create", "shell", "--json").document == daemon.answers["token-create"]
+
+
+def test_tokens_are_listed_and_revoked(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["tokens"] = []
+    assert "meshctl token create" in meshctl("token", "list").out
+    daemon.answers["tokens"] = [{"name": "shell", "created": "2026-11-22T10:00:00.000Z"}]
+    assert meshctl("token", "list").out.splitlines()[1].split() == ["shell", "2026-11-22T10:00:00.000Z"]
+    assert meshctl("token", "list", "--json").document == daemon.answers["tokens"]
+    daemon.answers["token-revoke"] = {"name": "shell"}
+    assert "shell" in meshctl("token", "revoke", "shell").out
+    assert daemon.arguments("token-revoke") == {"name": "shell"}

@@ -1,0 +1,1 @@
+"""The HTTP gateway: the local API for whatever speaks HTTP and JSON (``docs/http.md``). Imported only when enabled."""

@@ -1,0 +1,126 @@
+"""The HTTP gateway's sockets: a Unix socket of its own, and loopback TCP where configured."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NoReturn
+
+import trio
+
+from meshd.api.listener import SocketSettings, peer_uid, unix_listener
+from meshd.errors import MeshdError
+from meshd.http.answers import failure
+from meshd.http.app import application
+from meshd.http.connection import HttpConnection, Limits
+from meshd.http.guard import Caller
+from meshd.http.handlers import Surroundings
+from meshd.kinds import Endpoint
+from meshd.logs import get_logger
+
+_BACKLOG = 128
+_FULL_S = 1
+
+_log = get_logger("meshd.http")
+
+
+class Gateway:
+    """Accepts connections. Owns the set of them, for the limit on their number.
+
+    When there are too many, the one that has been idle for longest gives way; when none is idle, a new
+    one is refused.
+    """
+
+    def __init__(self, around: Surroundings, limits: Limits | None = None) -> None:
+        self._around = around
+        self._limits = limits or Limits()
+        self._connections: set[HttpConnection] = set()
+        self._app = application(around)
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+    async def serve(
+        self,
+        settings: SocketSettings,
+        endpoints: Sequence[Endpoint],
+        *,
+        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    ) -> NoReturn:
+        """Serve until cancelled; reports where, as ``http://127.0.0.1:7844`` and the socket's path.
+
+        Raises MeshdError as :func:`unix_listener` does, and E_PORT.
+        """
+        with ExitStack() as closing:
+            listeners = [closing.enter_context(unix_listener(settings))]
+            listeners += [closing.enter_context(tcp_listener(endpoint)) for endpoint in endpoints]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._around.leases.run)
+                task_status.started([settings.path, *[_url(listener) for listener in listeners[1:]]])
+                await trio.serve_listeners(self._handle, listeners)
+        raise AssertionError("serve_listeners returns only by an exception")
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        """One connection. What goes wrong in here ends here."""
+        if not self._make_room():
+            await _turn_away(stream)
+            return
+        is_unix = stream.socket.family == socket.AF_UNIX
+        caller = Caller(f"uid:{peer_uid(stream)}" if is_unix else None)
+        connection = HttpConnection(self._app, self._limits, stream, caller)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            _log.debug("http_client_lost")
+        except* Exception as group:
+            _log.exception("http_connection_failed", exc_info=group)
+        finally:
+            self._connections.discard(connection)
+
+    def _make_room(self) -> bool:
+        if len(self._connections) < self._limits.connections:
+            return True
+        idle = [(each.idle_since, id(each), each) for each in self._connections if each.idle_since is not None]
+        if not idle:
+            return False
+        _, _, longest = min(idle)
+        self._connections.discard(longest)
+        longest.close()
+        return True
+
+
+async def _turn_away(stream: trio.SocketStream) -> None:
+    error = MeshdError("E_BUSY", "There are too many connections.")
+    answer = failure(error)
+    fields = answer.headers | {"content-length": str(len(answer.body)), "connection": "close"}
+    head = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    async with stream:
+        with trio.move_on_after(_FULL_S):
+            try:
+                await stream.send_all(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + answer.body)
+                await stream.send_eof()
+                await stream.receive_some(65536)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                _log.debug("http_client_lost")
+
+
+@contextmanager
+def tcp_listener(endpoint: Endpoint) -> Iterator[trio.SocketListener]:
+    """Listen on a TCP address. Raises MeshdError(E_PORT)."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((endpoint.host, endpoint.port))
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            message = f"http.listen: {endpoint}: {error.strerror or error}."
+            raise MeshdError("E_PORT", message, "Stop what holds it, or set http.listen.") from error
+        yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+
+
+def _url(listener: trio.SocketListener) -> str:
+    host, port = listener.socket.getsockname()[:2]
+    return f"http://{Endpoint(host, port)}"
