@@ -11,7 +11,6 @@ from meshd.discovery.presence import Place
 from meshd.errors import MeshdError
 from meshd.ids import NodeId
 from meshd.node.assist import Assistance
-from meshd.node.doctor import Doctor
 from meshd.node.effects import Assist, InquiryEnded
 from meshd.node.inbox import Inbox
 from meshd.node.inquiries import Assisted, Inquire
@@ -56,6 +55,9 @@ class Examinations:
 
     async def examine(self, request: Query) -> None:
         """Examine this device, and answer the request with the verdicts."""
+        # When it is first needed: what judges takes a megabyte and a half, and most devices never ask.
+        from meshd.node.doctor import Doctor
+
         doctor = Doctor(
             node=self.node,
             transports=self.transports,

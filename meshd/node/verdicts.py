@@ -1,7 +1,6 @@
 """From evidence to named verdicts, each with the exact fix: what ``meshctl doctor`` says. Pure."""
 
 import enum
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -107,7 +106,7 @@ def _clock(evidence: Evidence) -> Iterator[Verdict]:
         yield Verdict("clock", Grade.WARN, f"this device's clock was never set. {harmless}", fix)
         return
     ahead = {peer.name: peer.ahead_s for peer in evidence.peers if peer.ahead_s is not None}
-    middle = statistics.median([0.0, *ahead.values()]) if len(ahead) != 1 else 0.0
+    middle = _median([0.0, *ahead.values()]) if len(ahead) != 1 else 0.0
     others = {name: value for name, value in ahead.items() if abs(value) >= CLOCKS_DIFFER_S}
     if not others:
         compared = f"within {CLOCKS_DIFFER_S:.0f} s of {_names(list(ahead))}" if ahead else "no other to compare with"
@@ -119,6 +118,11 @@ def _clock(evidence: Evidence) -> Iterator[Verdict]:
         listed = ", ".join(f"{name}'s is {_off(value)} this one" for name, value in others.items())
         detail = f"clocks differ: {listed}; here {note or 'NTP is unknown'}. {harmless}"
         yield Verdict("clock", Grade.WARN, detail, f"On the device that is wrong: {fix}")
+
+
+def _median(values: Sequence[float]) -> float:
+    """The middle one; the lower of two. (Importing ``statistics`` costs a megabyte.)"""
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 def _off(seconds: float) -> str:
