@@ -10,11 +10,12 @@ from meshd.errors import MeshdError
 from meshd.ids import BundleRef, NodeId, Priority, format_message_ids
 from meshd.node.effects import Commit
 from meshd.node.followers import STAGES, Follower, Followers, Stage
+from meshd.node.loading import session_fact
 from meshd.node.membership import Membership
 from meshd.node.outcomes import TRACE_KEPT_MS
 from meshd.node.peers import NO_ROW, Peers, Unacked
 from meshd.node.requests import Failure, Result, Submit
-from meshd.node.spool import Spool, session_fact
+from meshd.node.spool import Spool
 from meshd.node.tally import count
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, Snapshot, SpoolRow

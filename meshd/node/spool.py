@@ -6,8 +6,6 @@ are in our custody: kept until the next hop has them on its disk. Both wait in t
 
 from collections.abc import Iterator
 
-import attrs
-
 from meshd.delivery.outbox import Outbox, Recipient, flow_key, parse_flow_key
 from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.delivery.receipts import Receipt, decode_receipt, encode_receipt
@@ -17,6 +15,7 @@ from meshd.node.custody import Custody
 from meshd.node.effects import DataTimeout, EndStored
 from meshd.node.endings import Endings
 from meshd.node.followers import Stage
+from meshd.node.loading import Loading, waiting_of
 from meshd.node.outcomes import Outcomes
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
 from meshd.node.tally import count_reason
@@ -25,31 +24,17 @@ from meshd.store.ops import (
     DeleteSpool,
     ExpiredRow,
     JournalEntry,
-    Op,
     PutFact,
-    ReadSpool,
-    SealSpool,
     Snapshot,
     SpoolRow,
     TraceRecord,
 )
 from meshd.wire.bundle import decode_head
-from meshd.wire.codec import encode
 from meshd.wire.frames import MAX_HOPS, NOT_AUTHENTIC, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
 
-_LOAD_ROWS = 512
-_LOAD_BYTES = 4 * 1024 * 1024
 _FINAL = frozenset((STALE_EPOCH, NOT_AUTHENTIC))
 REFUSED_RETRY_S = 60.0
 """A hop that refuses a bundle (it does not know the source, or no route) is asked again after this long."""
-
-
-@attrs.frozen
-class _Load:
-    """A read under way."""
-
-    queue: SpoolQueue
-    generation: int
 
 
 class Spool:
@@ -62,12 +47,11 @@ class Spool:
         self._outbox = outbox
         self._sessions = sessions
         self._outcomes = outcomes
-        self._tickets = tickets
         self._queues: dict[NodeId, dict[tuple[Priority, bool], SpoolQueue]] = {}
         self.custody = Custody()
         self.endings = Endings(tickets)
+        self.loading = Loading(me, outbox, tickets)
         self._next_row = 1
-        self._loads: dict[int, _Load] = {}
         self._dirty: set[NodeId] = set()
         self._given_up: set[NodeId] = set()
         self.saving_for: str | None = None  # why bulk mail is held back
@@ -134,7 +118,7 @@ class Spool:
     def put(self, row: SpoolRow, *, keep: bool) -> None:
         """A row is being committed; with ``keep`` it stays in memory to be sent at once."""
         queue = self.queue(row.destination, row.priority, own=row.from_peer is None)
-        waiting = _waiting(row)
+        waiting = waiting_of(row)
         kept = queue.put(waiting, keep=keep and row.head is not None)
         if row.from_peer is not None:
             self.custody.take(row.from_peer, row)
@@ -194,7 +178,7 @@ class Spool:
                 if queue.ready and not link.has_room:
                     link.waiting.add(destination)
                 if queue.wants_load():
-                    self._load(turn, queue)
+                    self.loading.start(turn, queue)
 
     def plan_local(self, turn: Turn) -> list[tuple[Waiting, Priority]]:
         """Our mail to ourselves: what is to be taken in now. It is never sealed, and read back from disk."""
@@ -203,7 +187,7 @@ class Spool:
             while queue.may_send(turn.now):
                 taken.append((queue.send_next(turn.now), queue.priority))
             if queue.wants_load():
-                self._load(turn, queue)
+                self.loading.start(turn, queue)
         return taken
 
     def _send(self, turn: Turn, link: Link, queue: SpoolQueue) -> None:
@@ -251,43 +235,22 @@ class Spool:
 
     # --- the disk
 
-    def _load(self, turn: Turn, queue: SpoolQueue) -> None:
-        ticket = self._tickets.take()
-        self._loads[ticket] = _Load(queue, queue.start_load())
-        read = ReadSpool(queue.destination, queue.priority, queue.loaded_to, _LOAD_ROWS, _LOAD_BYTES, own=queue.own)
-        turn.load(ticket, read)
-
-    def load_destination(self, ticket: int) -> NodeId | None:
-        """Whose rows a read under way is for."""
-        load = self._loads.get(ticket)
-        return None if load is None else load.queue.destination
-
     def loaded(self, turn: Turn, ticket: int, rows: list[SpoolRow], recipient: Recipient | None) -> None:
         """A read came back. Rows that were stored unsealed are sealed now."""
-        load = self._loads.pop(ticket)
-        queue = load.queue
-        complete = not rows or (len(rows) < _LOAD_ROWS and sum(len(row.body) for row in rows) < _LOAD_BYTES)
-        # The others' end is on its way.
-        rows = [row for row in rows if row.expires_ms > turn.now_ms and row.row not in self.endings]
-        if not queue.own and load.generation == queue.generation:
-            rows = self._without_orphans(turn, queue, rows)
-        if queue.destination not in (self._me, *self._given_up):
-            if recipient is None:  # its card has not come yet: touched again when it does
-                unsealed = next((index for index, row in enumerate(rows) if row.head is None), len(rows))
-                complete = complete and unsealed == len(rows)
-                rows = rows[:unsealed]
-            else:
-                roots: dict[bytes, Op] = {}
-                rows = [row if row.head is not None else self._seal(turn, row, recipient, roots) for row in rows]
-                turn.lazy_ops += roots.values()
-        # One that may take no more hops is held, not dropped: it stays where it is until its time is over.
+        page = self.loading.take(turn, ticket, rows, self.endings)
+        queue = page.queue
         ends = queue.destination in self._given_up
-        waiting = [_waiting(row) for row in rows if row.hop_limit > 0 or ends]
-        if not queue.own and load.generation == queue.generation:
-            self.custody.remember(item.bundle for item in waiting)
-        queue.loaded(load.generation, waiting, up_to=rows[-1].row if rows else 0, complete=complete)
-        self._arrived(turn, queue, queue.arrived_before())
-        if rows or complete:  # else it would be read again at once, and in vain
+        if not page.is_outdated:
+            if queue.destination != self._me and not ends:
+                page = self.loading.seal(turn, page, recipient)
+            rows = page.rows if queue.own else self._without_orphans(turn, queue, page.rows)
+            # One that may take no more hops is held, not dropped: it stays where it is until its time is over.
+            waiting = [waiting_of(row) for row in rows if row.hop_limit > 0 or ends]
+            if not queue.own:
+                self.custody.remember(item.bundle for item in waiting)
+            queue.loaded(page.generation, waiting, up_to=page.up_to, complete=page.complete)
+            self._arrived(turn, queue, queue.arrived_before())
+        if page.up_to or page.complete:  # else it would be read again at once, and in vain: touched when its card comes
             self.touch(queue.destination)
 
     def _without_orphans(self, turn: Turn, queue: SpoolQueue, rows: list[SpoolRow]) -> list[SpoolRow]:
@@ -297,14 +260,6 @@ class Spool:
                 queue.discount(row.messages, row.size_bytes)
                 self._end_custody(turn, row.row, row.ref, "removed")
         return [row for row in rows if row.source not in self._given_up]
-
-    def _seal(self, turn: Turn, row: SpoolRow, recipient: Recipient, roots: dict[bytes, Op]) -> SpoolRow:
-        flow = Flow(self._me, row.destination, row.priority)
-        sealed = self._outbox.seal(flow, row.number, row.body, row.lifetime_ms, recipient, turn.now)
-        turn.lazy_ops.append(SealSpool(row.row, sealed.bundle, sealed.head, sealed.body))
-        if sealed.unstored is not None and sealed.session not in roots:
-            roots[sealed.session] = session_fact(row.destination, sealed.session, sealed.unstored.export(), turn)
-        return attrs.evolve(row, bundle=sealed.bundle, head=sealed.head, body=sealed.body)
 
     # --- answers
 
@@ -356,7 +311,7 @@ class Spool:
                 else:
                     self._let_go(turn, queue, waiting, "removed")
             if queue.wants_load():
-                self._load(turn, queue)
+                self.loading.start(turn, queue)
 
     def answered(self, turn: Turn, link: Link, ack: Ack) -> None:
         """The hop at the other end of a link answered for bundles."""
@@ -476,25 +431,3 @@ def bundle_frame(waiting: Waiting, now_ms: int) -> BundleFrame:
     age_ms = max(0, now_ms - waiting.accepted_ms)
     hop_limit = max(0, waiting.hop_limit - 1)
     return BundleFrame(hop_limit, age_ms, waiting.copies, waiting.head, waiting.body, len(waiting.body))
-
-
-def session_fact(destination: NodeId, session: bytes, exported: bytes, turn: Turn) -> Op:
-    """What is stored of a session of ours, so that its pending mail can be offered again after a restart."""
-    return PutFact("own-session", destination + session, encode([turn.now_ms, exported]))
-
-
-def _waiting(row: SpoolRow) -> Waiting:
-    return Waiting(
-        row=row.row,
-        ref=row.ref,
-        bundle=row.bundle or BundleId(b""),
-        number=row.number,
-        head=row.head or b"",
-        body=row.body,
-        messages=row.messages,
-        size_bytes=row.size_bytes,
-        hop_limit=row.hop_limit,
-        copies=row.copies,
-        accepted_ms=row.accepted_ms,
-        expires_ms=row.expires_ms,
-    )

@@ -484,7 +484,7 @@ class Node:
     def _loaded(self, turn: Turn, event: Loaded) -> None:
         ticket = event.ticket
         answer: Any = event.answer  # of the type that the read's class names
-        destination = self.spool.load_destination(ticket)
+        destination = self.spool.loading.destination(ticket)
         if event.error is not None:
             turn.emit(Fail(event.error, "the store can't be read"))
         elif destination is not None:

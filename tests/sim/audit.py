@@ -35,7 +35,7 @@ def _check_memory(host: Host, life: Life) -> None:
         second_links=[peer for peer in node.peers.known.values() if len(peer.links) > 1],
         forgotten_links=set(node.peers._links) ^ {link.number for link in links},
         dead_links=set(life.loop._outgoing) - {link.number for link in links},
-        spool_loads=node.spool._loads,
+        spool_loads=node.spool.loading._loads,
         endings=node.spool.endings._rows,
         mailbox_loads=node._mailboxes._loads,
         tickets=node._tickets._waiting,
