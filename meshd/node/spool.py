@@ -375,6 +375,7 @@ class Spool:
             turn.log("info", "bundle turned away", peer=link.peer, reason=code, retry_s=retry_s)
         self._rewind(queue)
         queue.pause(turn.now + retry_s, code)
+        self.touch(queue.destination)  # to be read again: it has a deadline only while some of it is in memory
 
     # --- timers
 

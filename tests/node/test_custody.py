@@ -144,3 +144,18 @@ def test_many_that_may_go_no_further_do_not_keep_the_disk_busy_and_hide_nothing(
     world.disconnect(b, c)
     a.ask(Remove, device="d2")
     assert b.node.spool.messages == 0
+
+
+def test_what_a_hop_turned_away_is_sent_again_when_its_time_has_come() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    reader = c.read()
+    b.free_bytes = 0
+    a.send("d2", b"0")
+    assert "bundle turned away" in a.events()
+    b.free_bytes = 1 << 40
+    world.advance(10)
+    assert reader.payloads == [b"0"]
