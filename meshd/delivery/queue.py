@@ -20,6 +20,7 @@ WINDOW_BYTES = 8 * 1024 * 1024
 RETRY_MIN_S = 5.0
 RETRY_MAX_S = 3600.0
 _SRTT_GAIN = 0.125
+_CREDIT = "credit"
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -71,6 +72,7 @@ class SpoolQueue:
         self._grew_while_loading = False
         self._window_bytes = 0
         self._attempts = 0
+        self._probes = False
         self._srtt: float | None = None
 
     @property
@@ -88,7 +90,8 @@ class SpoolQueue:
         """How much may be under way; what is passed on for others is bounded by the links' windows alone."""
         if not self.own:
             return sys.maxsize
-        return FIRST_CREDIT_BYTES if self.receipt is None else self.receipt.credit_bytes
+        credit_bytes = FIRST_CREDIT_BYTES if self.receipt is None else self.receipt.credit_bytes
+        return max(1, credit_bytes) if self._probes else credit_bytes
 
     def count(self, rows: int, messages: int, size_bytes: int, accepted_ms: int) -> None:
         """Account for rows that are on disk already (at start)."""
@@ -174,6 +177,9 @@ class SpoolQueue:
         if self.receipt is not None and receipt.order <= self.receipt.order:
             return []
         self.receipt = receipt
+        self._probes = False
+        if self.pause_reason == _CREDIT:
+            self.paused_until = 0.0
         highest = receipt.highest()
         done = self._covered(self.in_flight.values(), receipt, highest)
         if done:
@@ -257,8 +263,11 @@ class SpoolQueue:
             return self.paused_until
         else:
             return None
+        return started + self._wait()
+
+    def _wait(self) -> float:
         wait = RETRY_MIN_S if self._srtt is None else min(max(4 * self._srtt, RETRY_MIN_S), RETRY_MAX_S)
-        return started + min(float(wait * 2**self._attempts), RETRY_MAX_S)
+        return min(float(wait * 2**self._attempts), RETRY_MAX_S)
 
     def retry(self) -> None:
         """The receipt is overdue: send everything again, and wait twice as long for it."""
@@ -269,3 +278,20 @@ class SpoolQueue:
         """Send nothing before ``until``."""
         self.paused_until = until
         self.pause_reason = reason
+        self._probes = False
+
+    def wait_for_credit(self, now: float) -> None:
+        """When the destination has no room, and nothing is under way to it: wait, but not for ever.
+
+        The receipt that says that there is room again may be lost on its way. Then nothing would ask for another:
+        a single bundle does, like a probe of TCP's zero window (RFC 9293, section 3.8.6.1).
+        """
+        if self.ready and not self.in_flight and self.credit_bytes <= 0 and self.paused_until <= now:
+            self.pause(now + self._wait(), _CREDIT)
+
+    def resume(self) -> None:
+        """The pause is over."""
+        self.paused_until = 0.0
+        if self.pause_reason == _CREDIT:
+            self._probes = True
+            self._attempts = min(self._attempts + 1, 10)

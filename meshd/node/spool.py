@@ -175,6 +175,7 @@ class Spool:
                     continue
                 while link.has_room and queue.may_send(turn.now):
                     self._send(turn, link, queue)
+                queue.wait_for_credit(turn.now)
                 if queue.ready and not link.has_room:
                     link.waiting.add(destination)
                 if queue.wants_load():
@@ -411,7 +412,7 @@ class Spool:
                     self.custody.forget(waiting.bundle for waiting in queue.in_flight.values())
                 queue.retry()
             else:
-                queue.paused_until = 0.0
+                queue.resume()
             self.touch(queue.destination)
 
     def next_deadline(self, peers: Peers) -> float | None:

@@ -537,3 +537,28 @@ def test_what_is_held_unopened_ends_with_its_lifetime() -> None:
     assert held_unopened(b)
     world.advance(15)
     assert not held_unopened(b)
+
+
+def test_a_lost_receipt_that_tells_of_room_again_is_asked_for() -> None:
+    world = World(2, quota_bytes=200_000)
+    a, b = world.devices
+    world.connect(a, b)
+    for i in range(5):
+        a.send("d1", bytes([i]) + bytes(60_000))
+    assert {queue.credit_bytes for queue in a.node.spool.queues_for(b.id)} == {0}
+    waiting = a.node.spool.messages
+    assert waiting > 0
+    world.advance(600)  # it asks at longer and longer intervals, and is told the same
+    assert a.node.spool.messages == waiting
+    assert [view["reason"] for view in a.query("queue")] == ["credit"]
+    world.loses = lambda sender, _, frame: sender is b and isinstance(frame, Routed)
+    reader = b.read()
+    reader.ack()
+    world.flush()
+    world.loses = lambda *_: False
+    assert len(reader.payloads) == 5 - waiting
+    world.advance(3600)
+    reader.ack()
+    world.advance(60)
+    assert len(reader.payloads) == 5
+    assert a.node.spool.messages == 0
