@@ -31,6 +31,7 @@ from meshd.errors import MeshdError
 from meshd.ids import NodeId, is_device_name, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.logs import configure, get_logger
+from meshd.masking import hide
 from meshd.node.alerts import Level
 from meshd.node.clients import Listening
 from meshd.node.hooks import QUEUED_ALERTS, HookSettings, run_hooks
@@ -103,6 +104,8 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
         raise MeshdError(
             "E_USAGE", f"--name: {name[:70]!r} is no device name.", "Use letters, digits, dots and hyphens."
         )
+    hide(config.alerts.webhook)
+    hide(config.alerts.webhook_token)
     return Options(
         config=config,
         settings=settings,

@@ -1,9 +1,18 @@
-"""Logging: structlog, for a person on a terminal or as JSON for a collector."""
+"""Logging: structlog, for a person on a terminal or as JSON for a collector.
+
+What must not be in a log is kept out by construction: every value is made of plain, short text before it is
+rendered (``masking``), and the rendered line is searched for whatever looks like a secret, or was said to be one.
+Levels can be changed while the daemon runs. A line that keeps coming is written now and then, with a count.
+"""
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+import threading
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
+
+from meshd.masking import plain_event, scrub
 
 # structlog imports rich when it is there, for tracebacks that are never drawn here: 4 MB of every daemon. So
 # nothing but this module imports structlog.
@@ -17,66 +26,216 @@ Logger: TypeAlias = structlog.typing.FilteringBoundLogger
 get_logger = structlog.get_logger
 """``get_logger("meshd.part")``: the logger of a component."""
 
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+REPEATS = 10
+REPEAT_S = 10.0
+"""So many lines of one kind at once, then one in so many seconds. Lines at debug are never held back."""
+
+_KINDS_MAX = 512
+_LIBRARY_LEVEL = logging.ERROR
+
+
+class _Levels:
+    """The lowest level of every component, by the longest beginning of its name that has one."""
+
+    def __init__(self) -> None:
+        self.level = LEVELS["info"]
+        self.levels: dict[str, int] = {}
+        self.version = 0
+
+    def of(self, component: str) -> int:
+        found = [name for name in self.levels if component == name or component.startswith(f"{name}.")]
+        return self.levels[max(found, key=len)] if found else self.level
+
+
+_levels = _Levels()
+_configured = _Levels()
+
+
+class _Logger(structlog.PrintLogger):
+    """Knows its component, and whether it is to be heard."""
+
+    def __init__(self, component: str) -> None:
+        super().__init__(sys.stderr)
+        self.component = component
+        self._version = -1
+        self._lowest = 0
+
+    def hears(self, level: int) -> bool:
+        """Whether a line of this level is written now."""
+        if self._version != _levels.version:
+            self._lowest, self._version = _levels.of(self.component), _levels.version
+        return level >= self._lowest
+
+
+class _Bound(structlog.BoundLoggerBase):
+    """A logger with fields; the levels that it obeys may change at any time."""
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self._write("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._write("error", event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error, with the exception that is being handled."""
+        self._write("error", event, {"exc_info": True, **fields})
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if self._logger.hears(LEVELS[level]):
+            self._proxy_to_logger(level, event, **fields)
 
 
 def configure(level: str, form: str, levels: Mapping[str, str]) -> None:
-    """Set up logging for the process.
+    """Set up logging for the process. Levels that were changed at run time are forgotten.
 
     Args:
         level: the lowest that is shown. form: ``console``, ``json``, or ``auto`` (console on a terminal).
         levels: other lowest levels, by the beginning of a component's name (``meshd.`` may be left out).
     """
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    renderer: structlog.typing.Processor
-    if console and sys.stderr.isatty():
-        from structlog.dev import ConsoleRenderer  # 5 MB that a service does not need
-
-        renderer = ConsoleRenderer()
-    elif console:
-        renderer = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
-    else:
-        renderer = structlog.processors.JSONRenderer()
-    lowest = min([_LEVELS[level], *(_LEVELS[name] for name in levels.values())])
+    _configured.level = LEVELS[level]
+    _configured.levels = {_component(name): LEVELS[value] for name, value in levels.items()}
+    _reset()
     structlog.configure(
         processors=[
-            _Filter(_LEVELS[level], {name.removeprefix("meshd."): _LEVELS[value] for name, value in levels.items()}),
+            _name_component,
             structlog.processors.add_log_level,
+            Repeats(time.monotonic),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            plain_event,
+            _renderer(form),
+            _scrubbed,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(lowest),
+        wrapper_class=_Bound,
         logger_factory=_named_logger,
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    logging.basicConfig(level=_LIBRARY_LEVEL, handlers=[_Libraries()], force=True)
 
 
-class _Logger(structlog.PrintLogger):
-    """Knows its name, which the filter needs."""
+def _renderer(form: str) -> structlog.typing.Processor:
+    on_terminal = sys.stderr.isatty()
+    if form == "json" or (form == "auto" and not on_terminal):
+        return structlog.processors.JSONRenderer()
+    if on_terminal:
+        from structlog.dev import ConsoleRenderer  # 5 MB that a service does not need
 
-    def __init__(self, name: str) -> None:
-        super().__init__(sys.stderr)
-        self.name = name
+        return ConsoleRenderer()
+    return structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
+
+
+def _component(name: str) -> str:
+    return name.removeprefix("meshd.")
 
 
 def _named_logger(*args: Any) -> _Logger:
-    return _Logger(str(args[0]) if args else "meshd")
+    return _Logger(_component(str(args[0])) if args else "meshd")
 
 
-class _Filter:
-    """Drops what is below its component's level."""
+def _name_component(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["component"] = logger.component
+    return event
 
-    def __init__(self, level: int, levels: Mapping[str, int]) -> None:
-        self._level = level
-        self._levels = levels
+
+def _scrubbed(logger: Any, method: str, line: Any) -> str:
+    return scrub(str(line))
+
+
+# --- levels at run time
+
+
+def set_level(component: str | None, level: str | None) -> None:
+    """Change a level while the process runs.
+
+    Args:
+        component: the beginning of a component's name; None for all that have no level of their own.
+        level: a key of LEVELS; None for what the configuration says.
+    """
+    if component is None:
+        if level is None:
+            _reset()
+            return
+        _levels.level = LEVELS[level]
+    elif level is not None:
+        _levels.levels[_component(component)] = LEVELS[level]
+    elif _component(component) in _configured.levels:
+        _levels.levels[_component(component)] = _configured.levels[_component(component)]
+    else:
+        _levels.levels.pop(_component(component), None)
+    _levels.version += 1
+
+
+def _reset() -> None:
+    _levels.level = _configured.level
+    _levels.levels = dict(_configured.levels)
+    _levels.version += 1
+
+
+def levels_now() -> dict[str, Any]:
+    """``level``, and ``levels`` of single components, as words."""
+    words = {number: word for word, number in LEVELS.items()}
+    return {
+        "level": words[_levels.level],
+        "levels": {name: words[number] for name, number in sorted(_levels.levels.items())},
+    }
+
+
+def is_debugged(component: str) -> bool:
+    """Whether lines at debug of this component are written: to be asked before they are made."""
+    return _levels.of(component) <= LEVELS["debug"]
+
+
+# --- lines that keep coming
+
+
+class Repeats:
+    """A processor that lets some lines of a kind pass, and counts the rest.
+
+    A kind is a component's event about one peer. What was held back is told as ``repeats`` with the next line
+    of the kind that passes. The store's thread logs too.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kinds: dict[tuple[object, ...], tuple[float, float, int]] = {}
+        """By kind: lines that may pass, as of when, and how many were held back."""
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        component = logger.name.removeprefix("meshd.")
-        event["component"] = component
-        found = [name for name in self._levels if component == name or component.startswith(f"{name}.")]
-        lowest = self._levels[max(found, key=len)] if found else self._level
-        if _LEVELS.get(method, 50) < lowest:
+        """Pass it on, or raise structlog.DropEvent."""
+        if method == "debug":
+            return event
+        kind = (event.get("component"), event.get("event"), str(event.get("peer") or event.get("source")))
+        with self._lock:
+            now = self._clock()
+            left, at, held_back = self._kinds.pop(kind, (float(REPEATS), now, 0))
+            left = min(float(REPEATS), left + (now - at) / REPEAT_S)
+            passes = left >= 1
+            if len(self._kinds) >= _KINDS_MAX:
+                del self._kinds[next(iter(self._kinds))]
+            self._kinds[kind] = (left - 1, now, 0) if passes else (left, now, held_back + 1)
+        if not passes:
             raise structlog.DropEvent
+        if held_back:
+            event["repeats"] = held_back
         return event
+
+
+class _Libraries(logging.Handler):
+    """What other libraries log goes the same way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log it as of ``lib`` and the library's name."""
+        log = get_logger(f"lib.{record.name}")
+        log.error(record.getMessage(), exc_info=record.exc_info or False)

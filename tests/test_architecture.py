@@ -12,6 +12,7 @@ SOURCES = sorted((ROOT / "meshd").rglob("*.py"))
 PURE = (
     "ids.py",
     "errors.py",
+    "masking.py",
     "histogram.py",
     "config.py",
     "kinds.py",

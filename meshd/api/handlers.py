@@ -41,6 +41,11 @@ def _events(common: dict[str, Any], arguments: dict[str, Any]) -> Request:
     return requests.Query(**common, view="events", argument=arguments["last"])
 
 
+def _log_level(common: dict[str, Any], arguments: dict[str, Any]) -> Request:
+    level = arguments["level"]
+    return requests.SetLogLevel(**common, component=arguments["component"], level=None if level == "default" else level)
+
+
 def _view(name: str) -> Maker:
     return lambda common, arguments: requests.Query(**common, view=name)
 
@@ -65,6 +70,7 @@ _MAKERS: dict[str, Maker] = {
     "events": _events,
     "token-create": _plain(requests.CreateToken),
     "token-revoke": _plain(requests.RevokeToken),
+    "log-level": _log_level,
     **{
         name: _view(name)
         for name in (

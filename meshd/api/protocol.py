@@ -53,6 +53,13 @@ RESULT, ERROR, ITEM = 0, 1, 2
 CONNECTION = 0
 """The request id of an error that ends the connection."""
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_COMPONENTS = (
+    *("alerts", "api", "daemon", "delivery", "discovery", "http"),
+    *("lib", "links", "node", "relay", "store", "transport"),
+)
+"""What the names of loggers begin with. ``delivery`` tells the life of each message, ``lib`` is other libraries."""
+
 UNANSWERED = frozenset(("cancel", "credit"))
 """Operations that get no answer, unless they are malformed."""
 
@@ -318,6 +325,12 @@ _mesh_name = matching(text(63), lambda name: bool(name.strip()) and name.isprint
 _id = converted(text(32), _message_id)
 _subscription = uint(_MAX_ID, 1)
 _nothing = _arguments({})
+_level = _one_of(*LOG_LEVELS, "default")
+_component = matching(
+    text(64),
+    lambda name: name.removeprefix("meshd.").partition(".")[0] in LOG_COMPONENTS,
+    f"a component: {', '.join(LOG_COMPONENTS)}, or a part of one, such as discovery.mdns",
+)
 
 OPERATIONS: dict[str, Shape] = {
     "send": _arguments(
@@ -362,6 +375,7 @@ OPERATIONS: dict[str, Shape] = {
     "events": _arguments(
         {}, {"last": (uint(MAX_LAST_EVENTS), 100), "follow": (boolean, False), "credit": (uint(MAX_CREDIT), 0)}
     ),
+    "log-level": _arguments({"level": _level}, {"component": (optional(_component), None)}),
     "status": _nothing,
     "peers": _nothing,
     "members": _nothing,

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "breaker": "meshd.cli.insight",
     "alerts": "meshd.cli.monitor",
     "metrics": "meshd.cli.monitor",
+    "log": "meshd.cli.log",
     "ping": "meshd.cli.probes",
     "trace": "meshd.cli.probes",
     "send": "meshd.cli.send",

@@ -38,6 +38,7 @@ class LinkUp:
         dialed: whether this side opened it.
         epoch: the peer's epoch; seen: the highest epoch of ours that the peer knows.
         chain: the statements that came with the peer's proof, to be merged into the roster.
+        tag: the same at both ends (``trust.handshake``), for logs.
         outgoing: the way to send; None only where nothing is sent (tests of the pure node).
     """
 
@@ -49,6 +50,7 @@ class LinkUp:
     epoch: Epoch
     seen: Epoch | None
     chain: tuple[bytes, ...] = ()
+    tag: str = ""
     outgoing: Mailbox | None = attrs.field(default=None, eq=False, repr=False)
 
 

@@ -38,7 +38,7 @@ RATE_BYTES = 8 * 1024 * 1024
 """Throughput is measured over at least this much without a pause, so that buffers don't flatter it."""
 
 _REASON_CHARACTERS = 200
-_log = get_logger()
+_log = get_logger(__name__)
 
 
 @attrs.frozen

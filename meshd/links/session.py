@@ -107,6 +107,7 @@ def announce(connection: Connection, result: HandshakeResult, outgoing: Outgoing
         epoch=result.peer_epoch,
         seen=result.seen,
         chain=result.chain,
+        tag=result.tag,
         outgoing=outgoing,
     )
 

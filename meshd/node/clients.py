@@ -10,7 +10,7 @@ from meshd.node.accepting import Acceptor
 from meshd.node.admission import Admissions
 from meshd.node.chronicle import Chronicle
 from meshd.node.echo import Echoes
-from meshd.node.effects import CloseBreaker, Examine, RenderMetrics
+from meshd.node.effects import ChangeLogLevel, CloseBreaker, Examine, RenderMetrics
 from meshd.node.enlisting import Enlisting
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.insight import Insight
@@ -39,6 +39,7 @@ from meshd.node.requests import (
     ResetBreaker,
     Result,
     RevokeToken,
+    SetLogLevel,
     Submit,
     Subscribe,
 )
@@ -70,6 +71,7 @@ _OPERATIONS: dict[type[Request], str] = {
     Remove: "remove",
     Echo: "ping",
     ResetBreaker: "breaker-reset",
+    SetLogLevel: "log-level",
 }
 """What requests are counted as; a Query under the name of its view."""
 
@@ -190,6 +192,8 @@ class Clients:
                 parts.tokens.revoke(turn, request)
             case ResetBreaker():
                 self._reset_breaker(turn, request)
+            case SetLogLevel():
+                turn.emit(ChangeLogLevel(request, request.component, request.level))
             case Query():
                 self._query(turn, request)
             case _:

@@ -8,7 +8,7 @@ from meshd.delivery.receipts import Receipt
 from meshd.errors import MeshdError
 from meshd.ids import Epoch, NodeId, Number, Priority
 from meshd.node.metrics import Family
-from meshd.node.requests import Port, Query, Reply
+from meshd.node.requests import Port, Query, Reply, Request
 from meshd.store.ops import Op, Read
 from meshd.transport.base import Address
 from meshd.wire.frames import BundleFrame, Frame
@@ -77,6 +77,15 @@ class RenderMetrics:
     port: Port
     id: int
     families: tuple[Family, ...]
+
+
+@attrs.frozen
+class ChangeLogLevel:
+    """Log more or less from now on, and answer the request. None: all components; the configured level."""
+
+    request: Request
+    component: str | None
+    level: str | None
 
 
 @attrs.frozen
@@ -257,6 +266,7 @@ Effect: TypeAlias = (
     | Answer
     | RenderMetrics
     | TellAlert
+    | ChangeLogLevel
     | SeekPeer
     | WantLink
     | LeavePeer

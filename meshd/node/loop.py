@@ -28,13 +28,14 @@ from meshd.links.liveness import PING_SECONDS, SAVING_PING_SECONDS
 from meshd.links.outgoing import Outgoing as Outlet
 from meshd.links.peer import PeerControl, PeerStatistics
 from meshd.links.session import announce, hold_link
-from meshd.logs import get_logger
+from meshd.logs import get_logger, is_debugged, levels_now, set_level
 from meshd.node.clients import Listening
 from meshd.node.effects import (
     AdmitAnswer,
     Announce,
     Answer,
     Assist,
+    ChangeLogLevel,
     CloseBreaker,
     CloseLink,
     Commit,
@@ -65,14 +66,20 @@ from meshd.node.premises import HERE, Site
 from meshd.node.reachable import reachable_addresses
 from meshd.node.requests import Result
 from meshd.node.step import Node
+from meshd.store.ops import AddJournal
 from meshd.store.requests import Requests
 from meshd.transport.base import Connection, Transport
 from meshd.transport.websocket import WebsocketTransport
 from meshd.trust.handshake import HandshakeResult
 
 log = get_logger("meshd.node")
+mail = get_logger("meshd.delivery")
 
 LEAVE_SECONDS = 1.0
+_TAGS_KEPT = 1024
+_NODE_ID_BYTES = 16
+_REF_BYTES = (10, 20)
+"""Of what names bundles; other bytes are not for the log."""
 
 
 @attrs.define(eq=False)
@@ -115,6 +122,8 @@ class Loop:
         self.node = node
         self._around = around
         self._outgoing: dict[int, Outgoing] = {}
+        self._tags: dict[int, str] = {}
+        """What links are called in logs."""
         self._dialers: dict[NodeId, _Dialer] = {}
         self._networks: tuple[LocalNetwork, ...] = ()
         self._interfaces = NetworkChanged(())
@@ -215,6 +224,7 @@ class Loop:
     def _notice(self, event: object) -> None:
         match event:
             case LinkUp(outgoing=outgoing) if outgoing is not None:
+                self._name_link(event)
                 self._outgoing[event.link] = outgoing
                 if event.peer in self._dialers:
                     self._dialers[event.peer].control.link_up(event, trio.current_time())
@@ -275,6 +285,8 @@ class Loop:
                 case Answer():
                     effect.port.reply_nowait(effect.id, effect.reply)
                 case Commit():
+                    if is_debugged("delivery"):
+                        self._tell_lives(effect)
                     requests.commit_nowait(effect.ticket, effect.ops, effect.urgent, chained=effect.chained)
                 case Load():
                     requests.read_nowait(effect.ticket, effect.read)
@@ -307,6 +319,10 @@ class Loop:
                 dialer = self._dialers.pop(peer, None)
                 if dialer is not None:
                     dialer.scope.cancel()
+            case ChangeLogLevel():
+                set_level(effect.component, effect.level)
+                log.info("log level changed", of=effect.component, to=effect.level or "as configured")
+                effect.request.port.reply_nowait(effect.request.id, Result(levels_now()))
             case TellAlert():
                 self._tell_hooks(effect)
             case RenderMetrics():
@@ -401,13 +417,32 @@ class Loop:
         if self._around.discovery is not None:
             self._around.discovery.send_nowait(value)
 
+    def _tell_lives(self, commit: Commit) -> None:
+        """What happens to each message, as it goes to the journal; ``message`` is the same on every device."""
+        for op in commit.ops:
+            for entry in op.entries if isinstance(op, AddJournal) else ():
+                mail.debug(
+                    f"message {entry.event}", message=to_text(entry.ref), reason=entry.reason, detail=entry.detail
+                )
+
+    def _name_link(self, event: LinkUp) -> None:
+        """Its tag is in the logs of both ends. Kept beyond its end, for the lines about that."""
+        self._tags[event.link] = event.tag
+        if len(self._tags) > _TAGS_KEPT:
+            del self._tags[next(iter(self._tags))]
+
     def _log(self, effect: Log) -> None:
         fields = {name: self._readable(value) for name, value in effect.fields.items()}
+        link = fields.get("link")
+        if isinstance(link, int):
+            fields["link"] = self._tags.get(link) or link
         getattr(log, effect.level)(effect.event, **fields)
 
     def _readable(self, value: object) -> object:
         if isinstance(value, bytes):
-            return self.node.membership.name_of(NodeId(value)) if len(value) == 16 else to_text(value)
+            if len(value) == _NODE_ID_BYTES:
+                return self.node.membership.name_of(NodeId(value))
+            return to_text(value) if len(value) in _REF_BYTES else value
         return value
 
 

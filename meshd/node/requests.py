@@ -243,6 +243,18 @@ class RevokeToken(Request):
 
 
 @attrs.frozen(kw_only=True)
+class SetLogLevel(Request):
+    """Log more or less until the daemon ends or reloads. Result ``{"level", "levels"}``, as they are then.
+
+    Args:
+        component: the beginning of a component's name; None for all. level: None for the configured one.
+    """
+
+    component: str | None
+    level: str | None
+
+
+@attrs.frozen(kw_only=True)
 class Query(Request):
     """Ask for a view, by the name of its ``meshctl`` command: ``status``, ``peers``, ``trace`` and so on.
 

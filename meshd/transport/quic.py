@@ -34,7 +34,7 @@ from meshd.transport.sockets import SockAddr, to_address
 from meshd.transport.udp import UdpSocket
 from meshd.wire.frames import ALPN_LINK
 
-_log = get_logger()
+_log = get_logger(__name__)
 
 _CID_BYTES = 8
 _LONG_HEADER = 0x80  # RFC 9000 section 17.2

@@ -30,7 +30,7 @@ from meshd.transport.sockets import SockAddr, to_address
 from meshd.transport.udp import UdpSocket
 from meshd.wire.frames import ALPN_LINK, MAX_FRAME_BYTES
 
-_log = get_logger()
+_log = get_logger(__name__)
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """What a lane may hold unread once the peer is known."""

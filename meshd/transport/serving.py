@@ -13,7 +13,7 @@ from meshd.errors import RemoteProtocolError
 from meshd.logs import get_logger
 from meshd.transport.base import Connection, Handler, TransportError
 
-_log = get_logger()
+_log = get_logger(__name__)
 
 
 @attrs.frozen

@@ -35,7 +35,7 @@ from meshd.transport.tls import (
 )
 from meshd.wire.frames import ALPN_JOIN, ALPN_LINK
 
-_log = get_logger()
+_log = get_logger(__name__)
 
 _PATH = "/meshd"
 _BACKLOG = 128

@@ -33,6 +33,7 @@ NONCE_SIZE = 32
 
 _DIALER_LABEL = "meshd/handshake/dialer/v1"
 _LISTENER_LABEL = "meshd/handshake/listener/v1"
+_TAG_LABEL = b"meshd/link-tag/v1"
 _MAX_REASON = 200
 
 
@@ -43,6 +44,7 @@ class HandshakeResult:
     Args:
         seen: the highest epoch of ours that the peer knows; only the dialer learns it.
         chain: the new statements that the dialer brought, verified; only the listener learns them.
+        tag: the same at both ends, and another for each link: to find it in both logs. No secret.
     """
 
     peer: NodeId
@@ -50,6 +52,7 @@ class HandshakeResult:
     seen: Epoch | None
     version: int
     chain: tuple[bytes, ...] = ()
+    tag: str = ""
 
 
 class _State(enum.Enum):
@@ -75,6 +78,11 @@ class _Transcript:
     dialer_nonce: bytes
     listener_nonce: bytes
     listener_certificate: bytes
+
+    @property
+    def tag(self) -> str:
+        """A short name for the link, from what both sides know."""
+        return to_text(hashlib.sha256(_TAG_LABEL + self.dialer_nonce + self.listener_nonce).digest()[:5])
 
     def parts(self) -> tuple[bytes, ...]:
         return (
@@ -232,7 +240,7 @@ class DialerHandshake(_Machine):
         if not verify(transcript.listener_key, welcome.signature, _LISTENER_LABEL, *parts):
             raise RemoteProtocolError("P_AUTH", "a welcome with a wrong signature")
         self._state = _State.DONE
-        self.done = HandshakeResult(self._peer, welcome.epoch, welcome.seen, transcript.chosen)
+        self.done = HandshakeResult(self._peer, welcome.epoch, welcome.seen, transcript.chosen, tag=transcript.tag)
 
 
 class _Listening(_Machine):
@@ -288,7 +296,9 @@ class _Listening(_Machine):
         parts = _welcome_parts(applicant.transcript, applicant.epoch, epoch, seen)
         signature = self._identity.sign(_LISTENER_LABEL, *parts)
         self._state = _State.DONE
-        self.done = HandshakeResult(applicant.peer, applicant.epoch, None, self._version, chain)
+        self.done = HandshakeResult(
+            applicant.peer, applicant.epoch, None, self._version, chain, tag=applicant.transcript.tag
+        )
         return Welcome(epoch, seen, signature)
 
     def _transcript(self, mesh_id: bytes, dialer_key: bytes) -> _Transcript:

@@ -67,6 +67,12 @@ BUILT = [
     ("events", {"follow": True, "last": 0, "credit": 7}, requests.Follow(**COMMON, last=0, credit=7)),
     ("token-create", {"name": "shell"}, requests.CreateToken(**COMMON, name="shell")),
     ("token-revoke", {"name": "shell"}, requests.RevokeToken(**COMMON, name="shell")),
+    ("log-level", {"level": "debug"}, requests.SetLogLevel(**COMMON, component=None, level="debug")),
+    (
+        "log-level",
+        {"level": "default", "component": "links"},
+        requests.SetLogLevel(**COMMON, component="links", level=None),
+    ),
     *[
         (view, {}, requests.Query(**COMMON, view=view))
         for view in (

@@ -1,4 +1,4 @@
-"""``alerts`` and ``metrics``: their JSON, and their text for people."""
+"""``alerts``, ``metrics`` and ``log level``: what they ask, their JSON, and their text for people."""
 
 from typing import Any
 
@@ -52,3 +52,22 @@ def test_metrics(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     daemon.answers["metrics"] = METRICS
     assert meshctl("metrics").out == METRICS["text"]
     assert meshctl("metrics", "--json").document == METRICS
+
+
+def test_log_level(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["log-level"] = answer = {"level": "info", "levels": {"discovery.mdns": "debug"}}
+    shown = meshctl("log", "level", "discovery.mdns", "debug").out.splitlines()
+    assert [line.split() for line in shown[:2]] == [["level", "info"], ["discovery.mdns", "debug"]]
+    assert daemon.arguments("log-level") == {"component": "discovery.mdns", "level": "debug"}
+    assert meshctl("log", "level", "default", "--json").document == answer
+    assert daemon.asked[-1] == ("log-level", {"component": None, "level": "default"})
+
+
+def test_log_level_is_asked_for_rightly(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["log-level"] = {}
+    assert meshctl("log", "level").code == 2
+    assert meshctl("log", "level", "loud").code == 2
+    assert meshctl("log", "level", "links", "store", "debug").code == 2
+    unknown = meshctl("log", "level", "kitchen", "debug", "--json")
+    assert (unknown.code, unknown.error["code"]) == (2, "E_USAGE")
+    assert "discovery" in unknown.error["message"]
