@@ -55,7 +55,7 @@ def rank(candidates: Iterable[Candidate], networks: Sequence[LocalNetwork], now:
     worth = [
         (candidate, home)
         for candidate in candidates
-        for home in [_home(candidate.address, networks)]
+        for home in [home_of(candidate.address, networks)]
         if home is None or not home.bridge or candidate.source == "static"
     ]
     worth.sort(key=lambda pair: _key(pair[0], pair[1] is not None, now))
@@ -125,8 +125,8 @@ def _failed_lately(candidate: Candidate, now: float) -> bool:
     )
 
 
-def _home(address: Address, networks: Sequence[LocalNetwork]) -> LocalNetwork | None:
-    """The network of ours that the address is in: the most specific, a real one before a bridge."""
+def home_of(address: Address, networks: Sequence[LocalNetwork]) -> LocalNetwork | None:
+    """The network of ours that the address is in, if any: the most specific, a real one before a bridge."""
     host, _, scope = address.host.partition("%")
     try:
         ip = ipaddress.ip_address(host)

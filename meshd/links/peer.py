@@ -16,7 +16,7 @@ from meshd.ids import NodeId
 from meshd.links.backoff import Backoff
 from meshd.links.breaker import Breaker, BreakerStatistics, State
 from meshd.links.budget import SURPLUS
-from meshd.links.choice import SOURCES, Candidate, LocalNetwork, interleave, rank, transport_rank
+from meshd.links.choice import SOURCES, Candidate, LocalNetwork, home_of, interleave, rank, transport_rank
 from meshd.links.events import LinkDown, LinkUp
 from meshd.transport.base import Address
 
@@ -132,8 +132,15 @@ class PeerControl:
     # what the node tells
 
     def candidates_seen(self, addresses: Iterable[Address], source: str, now: float) -> None:
-        """Addresses were heard of, from one of ``choice.SOURCES``. News earns one early probe."""
+        """Addresses were heard of, from one of ``choice.SOURCES``. News earns one early probe.
+
+        A device announces all that it has on a network: other addresses there that were not written down by a
+        person are its old ones, and forgotten.
+        """
         before = dict(self._candidates)
+        addresses = tuple(addresses)
+        if source == "mdns":
+            self._forget_contradicted(addresses)
         for address in addresses:
             if address.transport not in self._transports:
                 continue
@@ -311,6 +318,14 @@ class PeerControl:
                 self._breaker.down(now)
             elif not self._links:
                 self._breaker.lost(now)
+
+    def _forget_contradicted(self, announced: Collection[Address]) -> None:
+        places = {(address.transport, home_of(address, self._networks)) for address in announced}
+        for address, candidate in list(self._candidates.items()):
+            home = home_of(address, self._networks)
+            is_other = address not in announced and candidate.source != "static"
+            if home is not None and is_other and (address.transport, home) in places:
+                del self._candidates[address]
 
     def _hurry(self, now: float) -> None:
         """Dial soon, unless that is about to happen anyway."""

@@ -7,6 +7,7 @@ from functools import partial
 import attrs
 
 from tests.bench.crowd import idle_crowd
+from tests.bench.hops import hops
 from tests.bench.mesh import App, Node, app, await_links, cpu_seconds, mesh, resident_bytes, restart
 from tests.bench.report import Figure, percentile
 from tests.bench.sighting import discovery_seconds
@@ -294,6 +295,8 @@ ROWS: dict[str, Row] = {
     "round-trip-quic": partial(round_trip, transport="quic"),
     "idle": idle,
     "start": start,
+    "hops-websocket": lambda effort: hops(effort.runs, effort.scale, "websocket"),
+    "hops-quic": lambda effort: hops(effort.runs, effort.scale, "quic"),
     "crowd": lambda effort: idle_crowd(effort.runs, 20 / effort.scale),
     "discovery": discovery,
     "clients": clients,

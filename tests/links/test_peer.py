@@ -274,3 +274,19 @@ def test_many_who_hear_of_one_device_do_not_all_dial_it_at_once() -> None:
         starts.append(it.next_step(100.0).until - 100.0)
     assert max(starts) <= UNHURRIED_SECONDS
     assert all(sum(at <= start < at + 0.5 for start in starts) <= 15 for at in (0.0, 0.5, 1.0, 2.0, 4.0))
+
+
+def test_what_is_announced_no_more_on_a_network_is_forgotten() -> None:
+    it = control()
+    lan = LocalNetwork(interface="eth0", network=ipaddress.ip_network("10.0.0.0/24"))
+    it.networks_changed([lan], 0.0)
+    old, new = Address("quic", "10.0.0.2", 7843), Address("quic", "10.0.0.9", 7843)
+    elsewhere, written = Address("quic", "192.0.2.7", 7843), Address("quic", "10.0.0.3", 7843)
+    it.candidates_seen([old, elsewhere], "card", 0.0)
+    it.candidates_seen([written], "static", 0.0)
+    it.candidates_seen([old], "mdns", 1.0)
+    it.dial_won(old, link(1, dialed=True), 1.0)
+    it.candidates_seen([new], "mdns", 100.0)
+    assert {c.address for c in it.statistics(100.0).candidates} == {new, elsewhere, written}
+    it.candidates_seen([Address("websocket", "10.0.0.10", 7843)], "mdns", 101.0)
+    assert new in {c.address for c in it.statistics(101.0).candidates}

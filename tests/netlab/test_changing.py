@@ -130,7 +130,7 @@ def test_a_network_that_flaps_is_announced_again_but_not_each_time(lab: Make) ->
         ears.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         ears.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         ears.bind(_MDNS)
-        index = int(a.run("cat", "/sys/class/net/eth0/ifindex"))
+        index = int(a.run("ip", "-o", "link", "show", "eth0").partition(":")[0])
         group = struct.pack("4s4si", socket.inet_aton(_MDNS[0]), bytes(4), index)
         ears.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
         ears.settimeout(0.2)

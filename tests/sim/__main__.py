@@ -14,6 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", metavar="FROM:TO", help="run these (TO is not among them)")
     parser.add_argument("--seed", type=int, help="run one")
+    parser.add_argument("--hops", action="store_true", help="on lines and rings, where mail crosses other devices")
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     parser.add_argument("--digests", action="store_true", help="print a line per seed that equal runs share")
     parser.add_argument("--keep-going", action="store_true", help="go on after a seed that fails")
@@ -25,12 +26,13 @@ def main() -> int:
     seeds = range(int(first), int(last))
     for seed in seeds:
         try:
-            outcome = run_seed(seed, echo=given.trace)
+            outcome = run_seed(seed, echo=given.trace, hops=given.hops)
         except Exception as error:
             failed += 1
             if given.trace:
                 traceback.print_exc()
-            print(f"seed {seed}: {_first_line(error)}; replay: python -m tests.sim --seed {seed} --trace", flush=True)
+            again = f"python -m tests.sim{' --hops' if given.hops else ''} --seed {seed} --trace"
+            print(f"seed {seed}: {_first_line(error)}; replay: {again}", flush=True)
             if not given.keep_going:
                 return 1
         else:

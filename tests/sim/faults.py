@@ -8,10 +8,10 @@ import trio
 
 from meshd.discovery.events import Resumed
 from meshd.node.requests import Remove, Reply
-from meshd.transport.memory import MemoryNetwork
 from meshd.transport.pipe import Rule
 from tests.sim.host import Disk, Host
 from tests.sim.ledger import Ledger
+from tests.sim.shape import ShapedNetwork
 from tests.sim.trace import Trace
 
 
@@ -23,6 +23,7 @@ class Plan:
         war_s: how long faults and traffic last. pause_s: mean time between faults.
         restores: a host whose disk is put back to an older copy, once. removes: one that is removed, once.
         late_joiner: one that comes later, and that only the admin knows of.
+        shape: who hears whom, see ``shape.SHAPES``.
     """
 
     hosts: int
@@ -38,6 +39,7 @@ class Plan:
     late_joiner: int | None
     slow_disk: bool
     full_disk: bool
+    shape: str = "lan"
 
 
 FAULTS = ("cut", "partition", "one way", "crash", "stop", "full", "resume", "rule")
@@ -65,6 +67,22 @@ def draw_plan(rng: random.Random) -> Plan:
     )
 
 
+def draw_hops_plan(rng: random.Random) -> Plan:
+    """The same on a line or a ring, where mail has to cross other devices. Who is removed leaves no gap in a line."""
+    shape = rng.choice(("line", "line", "ring"))
+    hosts = rng.choice((3, 4, 5)) if shape == "line" else rng.choice((4, 5))
+    last = hosts - 1
+    return attrs.evolve(
+        draw_plan(rng),
+        hosts=hosts,
+        shape=shape,
+        sends=rng.choice((10, 30)),
+        restores=rng.randrange(hosts) if rng.random() < 0.1 else None,
+        removes=last if rng.random() < 0.1 else None,
+        late_joiner=last if rng.random() < 0.15 else None,
+    )
+
+
 def _draw_rule(rng: random.Random) -> Rule:
     return Rule(
         delay=rng.choice((0.0005, 0.005, 0.1)),
@@ -82,7 +100,7 @@ class Faults:
         self,
         plan: Plan,
         hosts: list[Host],
-        network: MemoryNetwork,
+        network: ShapedNetwork,
         ledger: Ledger,
         rng: random.Random,
         nursery: trio.Nursery,
@@ -103,7 +121,9 @@ class Faults:
         """Begin a life, and let discovery introduce it."""
         await self._nursery.start(partial(self._live, host))
         for other in self._hosts:
-            if other is not host and other.life is not None and not other.is_removed:
+            if other is host or other.life is None or other.is_removed:
+                continue
+            if self._network.hears(host.address, other.address):
                 host.see(other)
                 other.see(host)
 
@@ -239,7 +259,9 @@ class Faults:
         for host in self._hosts:
             await host.alive()
             for other in self._hosts:
-                if other is not host and not host.is_removed and not other.is_removed:
+                if other is host or host.is_removed or other.is_removed:
+                    continue
+                if self._network.hears(host.address, other.address):
                     host.see(other)
 
 

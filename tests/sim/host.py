@@ -40,6 +40,11 @@ LIFETIME_MS = 7 * 24 * 3600 * 1000
 _TICKS_PER_S = 2**20
 
 
+def address_of(number: int) -> str:
+    """Where a host is on the network."""
+    return f"10.0.0.{number + 1}"
+
+
 class NamedTransport(MemoryTransport):
     """The memory transport under the name of a real one."""
 
@@ -97,7 +102,7 @@ class Host:
     def __init__(self, number: int, name: str, identity: Identity, network: MemoryNetwork, trace: Trace) -> None:
         self.number = number
         self.name = name
-        self.address = f"10.0.0.{number + 1}"
+        self.address = address_of(number)
         self.identity = identity
         self.trace = trace
         self.life: Life | None = None

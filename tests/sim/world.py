@@ -10,16 +10,16 @@ import trio
 
 from meshd.ids import parse_message_id
 from meshd.store.ops import ReadTrace, TraceRecord
-from meshd.transport.memory import MemoryNetwork
 from meshd.transport.pipe import Rule
 from meshd.wire.frames import STALE_EPOCH
 from tests.sim.apps import Consuming, Habits, Sending, Traffic
 from tests.sim.audit import audit
 from tests.sim.determinism import run_seeded
-from tests.sim.faults import Faults, Plan, draw_plan
-from tests.sim.host import Disk, Host
+from tests.sim.faults import Faults, Plan, draw_hops_plan, draw_plan
+from tests.sim.host import Disk, Host, address_of
 from tests.sim.ledger import BrokenPromise, Ledger
 from tests.sim.mesh import device, mesh_of, name_of
+from tests.sim.shape import ShapedNetwork, neighbours
 from tests.sim.trace import HOST, Trace
 
 PEACE_LIMIT_S = 900.0
@@ -40,18 +40,18 @@ class Outcome:
     virtual_s: float
 
 
-def run_seed(seed: int, *, echo: bool = False) -> Outcome:
-    """One run. Raises whatever shows a defect."""
+def run_seed(seed: int, *, echo: bool = False, hops: bool = False) -> Outcome:
+    """One run; with ``hops``, on a network where not everybody hears everybody. Raises whatever shows a defect."""
     trace = Trace(echo=echo)
     trace.take_logs()
     try:
-        return run_seeded(partial(_run, random.Random(seed), trace), seed)
+        return run_seeded(partial(_run, random.Random(seed), trace, hops), seed)
     finally:
         structlog.reset_defaults()
 
 
-async def _run(rng: random.Random, trace: Trace) -> Outcome:
-    plan = draw_plan(rng)
+async def _run(rng: random.Random, trace: Trace, hops: bool) -> Outcome:
+    plan = draw_hops_plan(rng) if hops else draw_plan(rng)
     trace.note("plan", **attrs.asdict(plan, recurse=False))
     world = World(plan, rng, trace)
     await world.run()
@@ -66,7 +66,13 @@ class World:
         self._plan = plan
         self._rng = rng
         self._trace = trace
-        self.network = MemoryNetwork(rng, rule=plan.rule, idle_timeout=plan.idle_timeout_s)
+        self.network = ShapedNetwork(
+            rng,
+            rule=plan.rule,
+            idle_timeout=plan.idle_timeout_s,
+            hosts=[address_of(n) for n in range(plan.hosts)],
+            hears=[(address_of(a), address_of(b)) for a, b in sorted(neighbours(plan.shape, plan.hosts))],
+        )
         self.hosts = [Host(n, name_of(n), device(n), self.network, trace) for n in range(plan.hosts)]
         self.ledger = Ledger(trace, {host.identity.node_id: host.name for host in self.hosts})
         self._consumers: list[Consuming] = []
@@ -187,12 +193,18 @@ class World:
         return owed + self._unlinked()
 
     def _unlinked(self) -> list[str]:
+        """Who has no link to a device that it hears, or no route to one that it does not."""
+        owed = []
         inside = [host for host in self.hosts if not host.is_removed]
-        return [
-            f"{one.name} has no link to {other.name}"
-            for one, other in itertools.permutations(inside, 2)
-            if one.life is not None and one.life.node.peers.link_to(other.identity.node_id) is None
-        ]
+        for one, other in itertools.permutations(inside, 2):
+            if one.life is None:
+                continue
+            peers, there = one.life.node.peers, other.identity.node_id
+            if self.network.hears(one.address, other.address):
+                owed += [] if peers.link_to(there) else [f"{one.name} has no link to {other.name}"]
+            else:
+                owed += [] if peers.toward(there) else [f"{one.name} has no route to {other.name}"]
+        return owed
 
 
 __all__ = ["Disk", "Outcome", "Rule", "World", "run_seed"]

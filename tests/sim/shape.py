@@ -1,0 +1,50 @@
+"""Who hears whom: a network on which only neighbours do, whatever else is cut and healed."""
+
+import itertools
+import random
+from collections.abc import Iterable
+
+from meshd.transport.memory import MemoryNetwork
+from meshd.transport.pipe import Rule
+
+SHAPES = ("lan", "line", "ring")
+
+
+def neighbours(shape: str, hosts: int) -> set[tuple[int, int]]:
+    """The pairs that hear each other, by number, the lower one first."""
+    line = set(itertools.pairwise(range(hosts)))
+    match shape:
+        case "line":
+            return line
+        case "ring":
+            return line | {(0, hosts - 1)}
+        case _:
+            return set(itertools.combinations(range(hosts), 2))
+
+
+class ShapedNetwork(MemoryNetwork):
+    """A MemoryNetwork with walls that no healing takes down: between all pairs of ``hosts`` but those that hear."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        rule: Rule,
+        idle_timeout: float,
+        hosts: Iterable[str] = (),
+        hears: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(rng, rule=rule, idle_timeout=idle_timeout)
+        open_pairs = {pair for a, b in hears for pair in ((a, b), (b, a))}
+        self._walls = frozenset(itertools.permutations(hosts, 2)) - open_pairs
+        self._blocked.update(self._walls)
+
+    def heal(self, some: Iterable[str] | None = None, others: Iterable[str] | None = None) -> None:
+        """See MemoryNetwork; the walls stay."""
+        super().heal(some, others)
+        self._blocked.update(self._walls)
+        self._review()
+
+    def hears(self, a: str, b: str) -> bool:
+        """Whether there is no wall between them."""
+        return (a, b) not in self._walls
