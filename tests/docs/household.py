@@ -68,6 +68,7 @@ class Device:
             "PATH": path,
             "HOME": str(self.directory),
             "MESHD_SOCKET": str(self.daemon.socket_path),
+            "HTTP_SOCKET": str(self.daemon.socket_path.with_name("http.sock")),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -139,6 +140,11 @@ class Household:
             kitchen.call("join", {"code": laptop.call("invite")["code"], "name": "kitchen-pi"})
             sent = laptop.call("send", {"destination": "kitchen-pi", "messages": [b"x"], "wait": "delivered"})
             assert sent["state"] == "delivered"
+
+    def configure(self, device: str, text: str) -> None:
+        """Add to a device's configuration."""
+        with (self.devices[device].directory / "meshd.toml").open("a") as file:
+            file.write(f"\n{text}")
 
     def run(self, run: Run) -> None:
         """Run one block of a page, where it says."""

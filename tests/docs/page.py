@@ -4,6 +4,7 @@
 <!-- run on laptop: prints "accepted" -->       and its output has this in it
 <!-- run on laptop, in the background -->       it is left running until the page ends
 <!-- checked as configuration -->
+<!-- configuration of laptop -->                and put into effect there, with the next restart
 <!-- not run: why -->
 """
 
@@ -16,6 +17,7 @@ _FENCE = re.compile(
     r"(?:^ *<!-- (?P<order>.*?) -->\n)?^ *```(?P<language>\w+)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
+_CONFIGURATION = re.compile(r"configuration of (?P<device>[a-z-]+)")
 _RUN = re.compile(r'run on (?P<device>[a-z-]+)(?P<background>, in the background)?(?:: prints "(?P<prints>.+)")?')
 RUNNABLE = ("sh", "python", "toml")
 
@@ -27,6 +29,12 @@ class Block:
     language: str
     code: str
     order: str
+
+    @property
+    def configures(self) -> str | None:
+        """The device whose configuration it is."""
+        match = _CONFIGURATION.fullmatch(self.order)
+        return None if match is None else match["device"]
 
     @property
     def run(self) -> "Run | None":

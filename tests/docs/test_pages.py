@@ -28,7 +28,7 @@ def test_each_block_is_run_or_says_why_not(name: str) -> None:
 def is_clear(block: Block) -> bool:
     """Whether something checks the block, or its comment says what else does."""
     if block.language == "toml":
-        return block.order == "checked as configuration"
+        return block.order == "checked as configuration" or block.configures is not None
     return block.run is not None or re.fullmatch(r"not run: .{10,}", block.order) is not None
 
 
@@ -49,6 +49,8 @@ def test_what_a_page_says_to_do_works(name: str, tmp_path: Path) -> None:
         for block in blocks(DOCS / f"{name}.md"):
             if block.run is not None:
                 household.run(block.run)
+            elif block.configures is not None:
+                household.configure(block.configures, block.code)
 
 
 @pytest.mark.system
