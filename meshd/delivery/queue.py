@@ -255,6 +255,12 @@ class SpoolQueue:
         self.in_flight_bytes -= sum(waiting.size_bytes for waiting in again)
         self.ready.extendleft(reversed(again))
 
+    def wait_anew(self, now: float) -> None:
+        """What is in flight is on a new way: its receipts are waited for from now on."""
+        self._attempts = 0
+        for waiting in self.in_flight.values():
+            waiting.sent_at = now
+
     def retry_at(self) -> float | None:
         """When the oldest row in flight, or a row held back by credit, is due again (monotonic seconds)."""
         if self.in_flight:

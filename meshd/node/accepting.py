@@ -160,7 +160,7 @@ class Acceptor:
             else:
                 # Forwarding starts while the commit runs, but not of what may be asked for again by its key: if the
                 # commit fails, the repeat has another number, and the destination could not tell them for one.
-                keep = peers.toward(pack.key.destination) is not None and not self._has_key(pack)
+                keep = peers.way(pack.key.destination)[0] is not None and not self._has_key(pack)
                 self._store(turn, batch, pack, recipient, keep=keep)
         self._follow(turn, batch)
         if batch.stored:

@@ -119,7 +119,7 @@ class Arriving:
         count(turn.tally.received_bytes, link.transport, len(frame.body))
         if self._membership.public_key(arrival.source) is None:
             turn.turned_away[link.number].append(Refused(arrival.id, "unknown-source"))
-        elif head.flow.destination != self._me:
+        elif head.flow.destination != self._me or self._membership.is_relay(self._me):
             self._passing.receive(turn, link, frame, head, arrival.id, peers)
         elif head.flow.ephemeral:
             self._take_ephemeral(turn, arrival)
@@ -398,7 +398,7 @@ class Arriving:
             if source == self._me:
                 turn.when_durable.append(LocalReceipt(receipt))
                 continue
-            link = peers.toward(source)
+            link, _ = peers.way(source)
             if link is not None:
                 turn.when_durable.append(self._routed(link, source, receipt))
         self._dirty.clear()

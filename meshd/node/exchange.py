@@ -15,6 +15,7 @@ from meshd.node.echo import Echoes
 from meshd.node.effects import CloseLink, DataAcked
 from meshd.node.inquiries import ANSWER_LABEL, QUESTION_LABEL, Inquiries
 from meshd.node.membership import Membership
+from meshd.node.notices import Notices
 from meshd.node.peers import Link, Peers
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
@@ -36,6 +37,7 @@ class Exchange:
     echoes: Echoes
     routes: Routes
     sessions: OutgoingSessions
+    notices: Notices
     inquiries: Inquiries
     _floors_due: dict[tuple[NodeId, Priority], Number] = attrs.field(factory=dict, init=False)
     """The number that a floor has to reach until nothing can wait in vain."""
@@ -86,9 +88,11 @@ class Exchange:
                 raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
 
     def _pass_on(self, turn: Turn, link: Link, frame: Routed) -> None:
-        """A notice for another device. It is not stored: whoever misses it asks again."""
-        onward = self.peers.toward(frame.destination)
-        if onward is not None and onward is not link and frame.hop_limit > 0:
+        """A notice for another device. Relays keep some of them; whoever misses another one asks again."""
+        onward, relay = self.peers.way(frame.destination)
+        if onward is None:
+            self.notices.keep(turn, frame)
+        elif onward is not link and frame.hop_limit > 0 and (relay is None or relay != link.peer):
             turn.send(onward.number, attrs.evolve(frame, hop_limit=frame.hop_limit - 1))
 
     # --- notices from the other end of a flow, maybe through others
@@ -160,7 +164,7 @@ class Exchange:
                 del self._floors_due[destination, priority]
                 self._floors_untold.discard((destination, priority))
                 continue
-            link = self.peers.toward(destination)
+            link, _ = self.peers.way(destination)
             floor = self.spool.floor(destination, priority)
             is_own = destination == self.membership.me
             if (link is None and not is_own) or floor is None:  # the disk will tell

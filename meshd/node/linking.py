@@ -13,6 +13,7 @@ from meshd.node.company import Company
 from meshd.node.effects import CloseLink
 from meshd.node.exchange import Exchange
 from meshd.node.membership import Membership
+from meshd.node.notices import Notices
 from meshd.node.peers import Link, Peers
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
@@ -40,6 +41,7 @@ class Linking:
     arriving: Arriving
     exchange: Exchange
     chronicle: Chronicle
+    notices: Notices
     company: Company
     seen: Epoch | None = None
     _transports: dict[NodeId, str] = attrs.field(factory=dict, init=False)
@@ -113,11 +115,20 @@ class Linking:
             self.spool.touch(destination)
             self.company.touch()
             self.chronicle.route_changed(turn, destination, self.peers.next_hops.get(destination))
+            if destination in self.peers.relays:
+                self.spool.touch_all()
             if destination in self.peers.next_hops:
                 self.arriving.greet(destination)
                 self._owe_floors(destination)
+                self._hand_out(turn, destination)
         if self.routes.epoch_needed is not None:
             self._note_seen(self.routes.epoch_needed)
+
+    def _hand_out(self, turn: Turn, destination: NodeId) -> None:
+        """What a relay has kept goes before the mail that it belongs to."""
+        onward = self.peers.toward(destination)
+        if onward is not None:
+            self.notices.hand_out(turn, destination, onward.number)
 
     def _note_seen(self, epoch: Epoch) -> None:
         self.seen = epoch if self.seen is None else max(self.seen, epoch)
@@ -135,6 +146,8 @@ class Linking:
         if before is not None:
             self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
         self.spool.touch(peer)
+        if peer in self.peers.relays:
+            self.spool.touch_all()
 
     def _note_transport(self, turn: Turn, peer: NodeId, transport: str) -> None:
         """Also across a gap: a peer that comes back over a worse transport has moved to it."""
@@ -146,6 +159,7 @@ class Linking:
     def _greet(self, turn: Turn, link: Link) -> None:
         self.membership.greet(turn, link)
         self.arriving.greet(link.peer)
+        self._hand_out(turn, link.peer)
         self._owe_floors(link.peer)
 
     def _owe_floors(self, destination: NodeId) -> None:

@@ -28,7 +28,7 @@ class Passing:
     def receive(self, turn: Turn, link: Link, frame: BundleFrame, head: Head, bundle: BundleId, peers: Peers) -> None:
         """A bundle came that is for another device."""
         destination = head.flow.destination
-        if self._membership.public_key(destination) is None:
+        if self._membership.public_key(destination) is None or destination == self._me:  # a relay takes no mail
             turn.turned_away[link.number].append(Refused(bundle, "unknown-destination"))
         elif head.flow.source == self._me:
             turn.turned_away[link.number].append(Refused(bundle, "loop"))

@@ -32,6 +32,8 @@ class Unacked:
     own: bool
     row: int
     size_bytes: int
+    relay: NodeId | None = None
+    """Where it is a copy for a mailbox."""
 
 
 @attrs.define(eq=False)
@@ -168,13 +170,11 @@ class Peers:
         ways = ((relay, self.toward(relay)) for relay in self.relays)
         return next(((relay, link) for relay, link in ways if link is not None), None)
 
-    def toward_depot(self, destination: NodeId) -> Link | None:
-        """The link on which something for a device leaves: toward itself, or toward a relay that keeps it."""
+    def way(self, destination: NodeId) -> tuple[Link | None, NodeId | None]:
+        """The link on which something for a device leaves: toward itself, or toward the named relay's mailbox."""
         link = self.toward(destination)
-        if link is not None:
-            return link
-        depot = self.depot(destination)
-        return None if depot is None else depot[1]
+        depot = self.depot(destination) if link is None else None
+        return (link, None) if depot is None else (depot[1], depot[0])
 
     def links(self) -> Iterable[Link]:
         """The links in use."""

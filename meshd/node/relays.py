@@ -51,8 +51,8 @@ class Relays:
 
     # --- what the node tells
 
-    def members_changed(self, turn: Turn) -> None:
-        """The roster or cards have changed."""
+    def members_changed(self) -> None:
+        """The roster, cards or addresses have changed."""
         if self._membership.is_relay(self._membership.me):
             return
         relays = {relay.id: relay for relay in self._membership.relays() if relay.id != self._membership.me}
@@ -62,7 +62,6 @@ class Relays:
         for gone in self._sought.keys() - relays.keys():  # shut out by the membership
             del self._sought[gone]
         self._peers.relays = tuple(order)
-        self.plan(turn)
 
     def _addresses(self, relay: NodeId) -> list[tuple[Address, str]]:
         own = self._membership.relay_urls.get(relay)
@@ -89,17 +88,15 @@ class Relays:
         places = [index for index, place in enumerate(self._places) if self._is_at(relay, place)]
         return min(places, default=len(self._places))
 
-    def dial_failed(self, turn: Turn, peer: NodeId) -> None:
+    def dial_failed(self, peer: NodeId) -> None:
         """An attempt on a device failed."""
-        sought = self._sought.get(peer)
-        if sought is not None and not sought.failed:
-            sought.failed = True
-            self.plan(turn)
+        if peer in self._sought:
+            self._sought[peer].failed = True
 
     # --- deciding
 
     def plan(self, turn: Turn) -> None:
-        """Seek the relays that are wanted now, and leave those that are not."""
+        """Seek the relays that are wanted now, and leave those that are not: at the end of each turn."""
         self._due = None
         wanted = self._wanted(turn.now)
         for relay in wanted:

@@ -12,6 +12,7 @@ from meshd.delivery.receipts import Receipt, decode_receipt, encode_receipt
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
+from meshd.node.deposits import Deposits
 from meshd.node.effects import DataTimeout, EndStored
 from meshd.node.endings import Endings
 from meshd.node.followers import Stage
@@ -49,6 +50,7 @@ class Spool:
         self._outcomes = outcomes
         self._queues: dict[NodeId, dict[tuple[Priority, bool], SpoolQueue]] = {}
         self.custody = Custody()
+        self.deposits = Deposits()
         self.endings = Endings(tickets)
         self.loading = Loading(me, outbox, tickets)
         self._next_row = 1
@@ -168,14 +170,21 @@ class Spool:
             if destination in self._given_up:
                 self._refuse_all(turn, destination)
                 continue
-            if (link := peers.toward(destination)) is None:
+            link, relay = peers.way(destination)
+            if link is None:
                 continue
             for queue in self.queues_for(destination):
                 if self.saving_for is not None and queue.priority is Priority.BULK:
                     continue
+                if self.deposits.direct(queue, relay, link, turn.now):
+                    self._rewind(queue)
                 while link.has_room and queue.may_send(turn.now):
-                    self._send(turn, link, queue)
-                queue.wait_for_credit(turn.now)
+                    if relay is not None and self.deposits.has(queue.ready[0].row, relay):
+                        queue.send_next(turn.now)  # a copy is there already
+                    else:
+                        self._send(turn, link, queue, relay)
+                if relay is None:
+                    queue.wait_for_credit(turn.now)
                 if queue.ready and not link.has_room:
                     link.waiting.add(destination)
                 if queue.wants_load():
@@ -191,17 +200,19 @@ class Spool:
                 self.loading.start(turn, queue)
         return taken
 
-    def _send(self, turn: Turn, link: Link, queue: SpoolQueue) -> None:
+    def _send(self, turn: Turn, link: Link, queue: SpoolQueue, relay: NodeId | None) -> None:
+        """Send the first ready row: to its destination, or a copy of it to ``relay``."""
         waiting = queue.send_next(turn.now)
-        unacked = Unacked(queue.destination, queue.priority, queue.own, waiting.row, len(waiting.body))
+        unacked = Unacked(queue.destination, queue.priority, queue.own, waiting.row, len(waiting.body), relay)
         link.sent(waiting.bundle, unacked)
         if queue.own:
             offer = self.offer_once(link, decode_head(waiting.head).session)
             if offer is not None:
                 turn.send(link.number, Routed(self._me, queue.destination, MAX_HOPS, Kind.OFFER, offer))
-            self._outcomes.sent(turn, waiting.ref, link.label)
+            self._outcomes.sent(turn, waiting.ref, link.label if relay is None else "relay")
         else:
-            turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, "forwarded", None, link.label))
+            event = "forwarded" if relay is None else "copied"
+            turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, event, None, link.label))
         turn.send_bundle(link.number, link.transport, bundle_frame(waiting, turn.now_ms))
 
     def offer_once(self, link: Link, session: bytes) -> bytes | None:
@@ -278,10 +289,12 @@ class Spool:
 
     def _arrived(self, turn: Turn, queue: SpoolQueue, done: list[Waiting]) -> None:
         self.endings.note(waiting.row for waiting in done)
+        self.deposits.end(waiting.row for waiting in done)
         self._outcomes.arrived(turn, queue, done)
 
     def _refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
         self.endings.note([waiting.row])
+        self.deposits.end([waiting.row])
         self._outcomes.refuse(turn, queue, waiting, code)
 
     def watch(self, ref: BundleRef, record: TraceRecord) -> None:
@@ -329,9 +342,8 @@ class Spool:
         self._dirty |= link.waiting
         link.waiting.clear()
 
-    @staticmethod
-    def _is_final(link: Link, refused: Refused) -> bool:
-        """Whether the destination itself says, of another's bundle, that it will never take these bytes.
+    def _is_final(self, link: Link, refused: Refused) -> bool:
+        """Whether another's bundle may be let go: its destination will never take these bytes, or its source has it.
 
         A bundle can travel two ways: it came the other way before its source started again. One that is not
         authentic may be a hop's work: its source has the true one, and sends it again.
@@ -339,12 +351,18 @@ class Spool:
         unacked = link.unacked.get(refused.bundle)
         if unacked is None or unacked.own:  # our own end by the destination's signed notice
             return False
+        if refused.code == "loop":  # its source has a path of its own, and keeps it until the receipt
+            waiting = self.queue(unacked.destination, unacked.priority, own=False).in_flight.get(unacked.row)
+            return waiting is not None and decode_head(waiting.head).flow.source == link.peer
         return refused.code in _FINAL and unacked.destination == link.peer
 
     def _taken_over(self, turn: Turn, link: Link, bundle: BundleId, reason: str) -> None:
         """The hop answered for good: what is not our own is our business no longer."""
         unacked = link.acked(bundle)
-        if unacked is None or unacked.own:
+        if unacked is None:
+            return
+        if unacked.own or unacked.relay is not None:
+            self.deposits.note(unacked.row, unacked.relay or link.peer)
             return
         queue = self.queue(unacked.destination, unacked.priority, own=False)
         waiting = queue.in_flight.get(unacked.row)
@@ -360,6 +378,7 @@ class Spool:
     def _end_custody(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
         count_reason(turn.tally.custody_ended, reason)
         self.endings.note([row])
+        self.deposits.end([row])
         self.custody.end(row)
         turn.lazy_ops.append(DeleteSpool((row,)))
         turn.journal.append(JournalEntry(ref, turn.now_ms, "custody-ended", reason))
@@ -387,6 +406,7 @@ class Spool:
             queue = self.queue(row.destination, row.priority, own=row.own)
             queue.finish_row(row.row, row.messages, row.size_bytes)
             self.custody.end(row.row)
+            self.deposits.end([row.row])
             self.touch(row.destination)
         own = [row for row in rows if row.own]
         self._outcomes.expired(turn, own)
@@ -399,11 +419,11 @@ class Spool:
     def retry(self, turn: Turn, peers: Peers) -> None:
         """Send again what is overdue."""
         for queue in self.queues():
-            link = peers.toward(queue.destination)
-            due = None if link is None else queue.retry_at()
-            if link is None or due is None or due > turn.now:
+            due = self._due(queue, peers)
+            if due is None or due > turn.now:
                 continue
-            if queue.in_flight:
+            link = peers.toward(queue.destination)
+            if link is not None and queue.in_flight:
                 turn.log("warning", "receipt overdue", peer=queue.destination, bundles=len(queue.in_flight))
                 turn.tally.resent += len(queue.in_flight)
                 turn.emit(DataTimeout(link.peer))
@@ -415,13 +435,15 @@ class Spool:
                 queue.resume()
             self.touch(queue.destination)
 
+    def _due(self, queue: SpoolQueue, peers: Peers) -> float | None:
+        """When a queue has something to do by itself; copies that a relay has are not given to it again."""
+        if peers.toward(queue.destination) is not None:
+            return queue.retry_at()
+        return (queue.paused_until or None) if queue in self.deposits else None
+
     def next_deadline(self, peers: Peers) -> float | None:
         """When a lifetime ends, or :meth:`retry` has something to do, mesh-local seconds."""
-        deadlines = [
-            due
-            for queue in self.queues()
-            if peers.toward(queue.destination) is not None and (due := queue.retry_at()) is not None
-        ]
+        deadlines = [due for queue in self.queues() if (due := self._due(queue, peers)) is not None]
         expiry_ms = self.endings.next_deadline_ms()
         if expiry_ms is not None:
             deadlines.append(expiry_ms / 1000)

@@ -44,6 +44,7 @@ from meshd.node.linking import Linking
 from meshd.node.mailboxes import Mailboxes
 from meshd.node.measures import Measures
 from meshd.node.membership import Membership
+from meshd.node.notices import Notices
 from meshd.node.outcomes import Outcomes
 from meshd.node.passing import Passing
 from meshd.node.peers import Peers
@@ -163,6 +164,7 @@ class Node:
         self._routes = Routes(self.membership, self.peers, epoch, rng)
         self._company = Company(self.membership, self.peers, self._routes, settings.max_links, rng)
         self._relays = Relays(self.membership, self.peers, settings.relay_urls)
+        self._notices = Notices(self.membership)
         self._enlisting = Enlisting(self.membership, self._tickets)
         self._chronicle = Chronicle(self.membership)
         self.tokens = Tokens(rng)
@@ -216,6 +218,7 @@ class Node:
             arriving=self._arriving,
             echoes=self._echoes,
             sessions=self._sessions,
+            notices=self._notices,
             inquiries=self._inquiries,
         )
         self._linking = Linking(
@@ -226,6 +229,7 @@ class Node:
             arriving=self._arriving,
             exchange=self._exchange,
             chronicle=self._chronicle,
+            notices=self._notices,
             company=self._company,
         )
         self._max_lifetime_ms = settings.max_lifetime_ms
@@ -242,6 +246,7 @@ class Node:
         self._acceptor.restore(snapshot)
         self._mailboxes.restore(snapshot, now)
         self._arriving.restore(snapshot)
+        self._notices.restore(snapshot)
         for key, value in snapshot.facts.get("own-session", {}).items():
             made_ms, exported = codec.decode(value)
             self._sessions.restore(NodeId(key[:16]), SourceSession.restore(self.identity, exported), made_ms)
@@ -294,9 +299,6 @@ class Node:
         self._arriving.poll(turn)
         self._echoes.poll(turn, self.peers)
         self._inquiries.poll(turn)
-        due = self._relays.next_deadline()
-        if due is not None and due <= turn.now:
-            self._relays.plan(turn)
         rotation = self.membership.next_deadline()
         if rotation is not None and rotation <= turn.now:
             self.membership.refresh_card(turn, self.peers)
@@ -310,6 +312,7 @@ class Node:
         outdated = self._sessions.forget_before(before_ms)
         turn.lazy_ops += [DeleteFact("own-session", destination + session) for destination, session in outdated]
         self._arriving.forget_sessions(turn, before_ms)
+        self._notices.forget_before(turn, before_ms)
 
     def _finish(self, turn: Turn) -> list[Effect]:
         if self.membership.news:
@@ -321,6 +324,7 @@ class Node:
             self._arriving.take_own_ephemeral(turn, draft, lifetime_ms)
         for waiting, priority in self.spool.plan_local(turn):
             self._arriving.take_local(turn, waiting, priority)
+        self._relays.plan(turn)
         self._linking.routes_changed(turn)
         self._company.review(turn)
         self.spool.plan(turn, self.peers)
@@ -370,7 +374,7 @@ class Node:
                 known = tuple(self.peers.peer(member.id).addresses.items())
                 turn.emit(SeekPeer(member.id, member.certificate, known))
             self.spool.touch(member.id)
-        self._relays.members_changed(turn)
+        self._relays.members_changed()
 
     # --- events
 
@@ -386,10 +390,8 @@ class Node:
                 self._loaded(turn, event)
             case LinkUp():
                 self._linking.up(turn, event, self.epoch)
-                self._relays.plan(turn)
             case LinkDown():
                 self._linking.down(turn, event)
-                self._relays.plan(turn)
             case LinkMeasured():
                 self._linking.measured(turn, event)
             case ThriftChanged():
@@ -398,7 +400,7 @@ class Node:
                 count_reason(turn.tally.dials, event.code)
                 self.peers.dial_failed(event)
                 self._chronicle.dial_failed(turn, event)
-                self._relays.dial_failed(turn, event.peer)
+                self._relays.dial_failed(event.peer)
             case AcceptFailed():
                 count_reason(turn.tally.strangers, event.code)
                 turn.log("info", "connection refused", remote=str(event.remote), code=event.code, reason=event.reason)
@@ -426,10 +428,8 @@ class Node:
             return
         addresses = tuple((address, event.source) for address in event.addresses)
         self.peers.seen(event.peer, addresses)
-        if member.role == "relay":
-            self._relays.members_changed(turn)
-            return
-        turn.emit(SeekPeer(event.peer, member.certificate, addresses))
+        if member.role != "relay":  # those are sought at the end of the turn
+            turn.emit(SeekPeer(event.peer, member.certificate, addresses))
 
     # --- this life
 

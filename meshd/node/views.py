@@ -156,7 +156,7 @@ class Views:
         if self.membership.public_key(destination) is None:
             return "removed"
         if destination != self.membership.me and self.peers.toward(destination) is None:
-            return "no-path"
+            return "no-path" if self.peers.depot(destination) is None else "at-relay"
         if priority is Priority.BULK and self.spool.saving_for is not None and destination != self.membership.me:
             return "saving"
         return paused or "awaiting-receipt"

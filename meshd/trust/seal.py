@@ -93,6 +93,17 @@ def peek_offer(offer: bytes) -> OfferHead:
     return _parse_offer(offer)[0]
 
 
+def is_authentic_offer(source_public_key: bytes, destination_public_key: bytes, offer: bytes) -> bool:
+    """Whether the holder of the one key made this offer for the holder of the other. Raises RemoteProtocolError."""
+    head = peek_offer(offer)
+    payload, signature = offer[:-SIGNATURE_SIZE], offer[-SIGNATURE_SIZE:]
+    return (
+        head.source == key_node_id(source_public_key)
+        and head.destination == key_node_id(destination_public_key)
+        and verify(source_public_key, signature, _OFFER_LABEL, destination_public_key, payload)
+    )
+
+
 def _parse_offer(offer: bytes) -> tuple[OfferHead, bytes]:
     if len(offer) > MAX_OFFER_BYTES:
         raise RemoteProtocolError("P_OVERSIZED", f"an offer of {len(offer)} bytes")
@@ -225,12 +236,7 @@ def accept_offer(identity: Identity, source_public_key: bytes, offer: bytes, pre
             ``P_BUNDLE`` when it does not unwrap.
     """
     head, wrapped = _parse_offer(offer)
-    payload, signature = offer[:-SIGNATURE_SIZE], offer[-SIGNATURE_SIZE:]
-    if (
-        head.source != key_node_id(source_public_key)
-        or head.destination != identity.node_id
-        or not verify(source_public_key, signature, _OFFER_LABEL, identity.public_key, payload)
-    ):
+    if not is_authentic_offer(source_public_key, identity.public_key, offer):
         raise RemoteProtocolError("P_AUTH", "an offer that is not by its source for us")
     private_key = prekeys.private(head.prekey)
     if private_key is None:

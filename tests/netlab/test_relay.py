@@ -3,8 +3,12 @@
 a ... r ... b      (a and b lose every frame of each other)
 """
 
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import apsw
 import pytest
 
 from .lab import Host, Lab, eventually
@@ -65,3 +69,41 @@ def test_messages_receipts_and_pings_cross_the_relay(lab: Make) -> None:
     assert receive(a, 1) == ["and back"]
     [row] = a.ctl("status")["relays"]
     assert row == {"url": f"wss://{r.ipv4}:443", "state": "up"}
+
+
+def test_a_stopped_device_gets_its_mail_from_the_relay_when_its_sender_is_off(lab: Make) -> None:
+    a, b, r = two_networks(lab(3))
+    b.stop()
+    eventually(lambda: peer(a, b)["state"] == "down", within_s=PATH_S, what="a misses b")
+    for number in range(20):
+        a.ctl("send", "b", f"kept {number}")
+    [waiting] = a.ctl("queue")
+    assert waiting["reason"] == "at-relay"
+    eventually(lambda: has_copies(r, 20), within_s=PATH_S, what="the relay has every copy")
+    a.stop()
+    r.kill()
+    r.start_relay()
+    b.start()
+    assert receive(b, 20, timeout=60.0) == [f"kept {number}" for number in range(20)]
+    a.start()
+    eventually(lambda: a.ctl("queue") == [], within_s=60.0, what="a has the receipts")
+
+
+def has_copies(relay: Host, count: int) -> bool:
+    """Whether so many bundles are on the relay's disk, as its own log of commits has it."""
+    [path] = (relay.directory / "state" / "meshes").glob("*.db")
+    return path.exists() and stored_bundles(path) >= count
+
+
+def stored_bundles(path: Path) -> int:
+    """Rows of the spool in a copy of the store: the relay holds the file itself."""
+    with tempfile.TemporaryDirectory() as directory:
+        for suffix in ("", "-wal"):
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                shutil.copy(source, Path(directory) / f"copy.db{suffix}")
+        connection = apsw.Connection(str(Path(directory) / "copy.db"))
+        [(count,)] = connection.execute("SELECT count(*) FROM spool")
+        connection.close()
+        assert isinstance(count, int)
+        return count

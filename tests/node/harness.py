@@ -7,7 +7,7 @@ from its disk. Control frames go through their encoding, so that one that others
 import hashlib
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
@@ -37,7 +37,7 @@ from meshd.transport.base import Address
 from meshd.trust.roster import Roster
 from meshd.wire.bundle import Message, decode_messages
 from meshd.wire.frames import BundleFrame, Frame, decode_frame, encode_frame
-from tests.trust.people import device, mesh_of
+from tests.trust.people import added, device, mesh_of
 
 START = 1_000_000.0
 DAY = 86_400.0
@@ -157,6 +157,7 @@ class Device:
             quota_bytes=self.quota_bytes,
             default_lifetime_ms=7 * 86_400_000,
             max_lifetime_ms=30 * 86_400_000,
+            neighbour_bytes=self.world.neighbour_bytes,
         )
         self.node = Node(
             identity=self.identity,
@@ -290,9 +291,18 @@ class Device:
 
 
 class World:
-    """Devices 0..n-1 of one mesh, their links and their clock."""
+    """Devices 0..n-1 of one mesh, their links and their clock; some of them may be relays."""
 
-    def __init__(self, count: int = 2, *, seed: int = 1, quota_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        count: int = 2,
+        *,
+        seed: int = 1,
+        quota_bytes: int = 64 * 1024 * 1024,
+        relays: Collection[int] = (),
+        neighbour_bytes: int | None = None,
+    ) -> None:
+        self.neighbour_bytes = neighbour_bytes
         self.rng = random.Random(seed)
         self.now = START
         self._links = 0
@@ -301,7 +311,9 @@ class World:
         self.holds: Loses = lambda *_: False
         self.held: deque[tuple[Device, int, Frame]] = deque()
         self.bundles: list[BundleFrame] = []
-        roster = mesh_of(*range(1, count))
+        roster = mesh_of(*(number for number in range(1, count) if number not in relays))
+        for number in relays:
+            roster = added(roster, 0, number, "relay")
         self.roster = roster
         self.devices = [Device(self, number, roster, quota_bytes) for number in range(count)]
         self.pump()
