@@ -24,6 +24,8 @@ from tests.sim.trace import HOST, Trace
 
 PEACE_LIMIT_S = 900.0
 """After the faults, everything must be settled within this long."""
+COMMIT_LIMIT_S = 5.0
+"""And what is being written by then is on disk within this long."""
 
 SERVICES = ("chat", "log")
 READERS = {"chat": ("default",), "log": ("main", "audit")}
@@ -141,8 +143,17 @@ class World:
                 raise BrokenPromise(f"not settled after {PEACE_LIMIT_S:g} s of peace: {'; '.join(owed[:8])}")
             await trio.sleep(1)
         await trio.sleep(3)
+        with trio.move_on_after(COMMIT_LIMIT_S):  # a slow disk may be at what a new route has caused
+            while any(self._is_writing(host) for host in self.hosts):
+                await trio.sleep(0.05)
         if owed := self._owed():
             raise BrokenPromise(f"settled, and unsettled again: {'; '.join(owed[:8])}")
+
+    def _is_writing(self, host: Host) -> bool:
+        if host.life is None:
+            return False
+        node = host.life.node
+        return bool(node._tickets._waiting or node._tickets._waiting_lazily or len(node.spool.endings))
 
     def _show_queues(self) -> None:
         """What waits, for whoever reads the trace."""
