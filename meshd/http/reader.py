@@ -154,7 +154,8 @@ def spans(places: Iterable[Place]) -> list[list[int]]:
 
 
 def _messages(service: str, batch: list[Any]) -> Iterable[Shown]:
-    priority, first_offset, count, ref, source, name, age_ms, redelivered, late, missing, encoded, first_index = batch
+    priority, first_offset, count, ref, source, name, age_ms, redelivered, late, missing, encoded, *more = batch
+    first_index = more[0] if more else 0
     for index, message in enumerate(decode_messages(encoded, count)):
         message_id = format_message_id(BundleRef(ref), first_index + index)
         document = {
