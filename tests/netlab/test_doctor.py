@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.netlab, pytest.mark.system, pytest.mark.timeout(300)]
 
 Make = Callable[[int], Lab]
 Finding = dict[str, Any]
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 NAMES_OF_A_GOOD_ONE = {
     *(
         "daemon",
@@ -112,7 +112,7 @@ def test_a_firewall_of_the_other_device_alone_is_told_from_one_of_this(lab: Make
 
 
 def test_a_wrong_clock_is_told_on_the_device_that_has_it(lab: Make) -> None:
-    assert FAKETIME.exists(), "libfaketime is not installed"
+    assert FAKETIME is not None, "libfaketime is not installed"
     a, b, c = lab(3).hosts
     fake = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+2d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     a.start("a", environment=fake)
