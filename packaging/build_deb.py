@@ -93,16 +93,21 @@ def _moment() -> int:
 def add_files(root: Path, version: str, moment: int, mail: str) -> None:
     """Everything beside the environment."""
     date = time.strftime("%Y-%m-%d", time.gmtime(moment))
-    for name, module in (("meshd", "meshd.daemon"), ("meshctl", "meshd.cli")):
+    for name, module in (("meshd", "meshd.daemon"), ("meshctl", "meshd.cli"), ("meshd-relay", "meshd.relay.server")):
         _write(root / "usr/bin" / name, _PROGRAM.format(module=module), mode=0o755)
-    _copy(PACKAGING / "meshd.toml", root / "etc/meshd/meshd.toml")
-    _copy(PROJECT / "systemd/meshd.service", root / "usr/lib/systemd/system/meshd.service")
+    for name in ("meshd.toml", "relay.toml"):
+        _copy(PACKAGING / name, root / "etc/meshd" / name)
+    for name in ("meshd.service", "meshd-relay.service"):
+        _copy(PROJECT / "systemd" / name, root / "usr/lib/systemd/system" / name)
     _copy(PROJECT / "systemd/user/meshd.service", root / "usr/lib/systemd/user/meshd.service")
     _copy(PROJECT / "systemd/meshd.sysusers", root / "usr/lib/sysusers.d/meshd.conf")
     _copy(PACKAGING / "debian/lintian-overrides", root / "usr/share/lintian/overrides/meshd")
     add_completions(root)
     pages = {
-        "man8/meshd.8": (PACKAGING / "meshd.8").read_text().replace("@DATE@", date).replace("@VERSION@", __version__),
+        **{
+            f"man8/{name}": (PACKAGING / name).read_text().replace("@DATE@", date).replace("@VERSION@", __version__)
+            for name in ("meshd.8", "meshd-relay.8")
+        },
         "man1/meshctl.1": meshctl_page(__version__, date),
         "man5/meshd.toml.5": configuration_page((PROJECT / "docs/configuration.md").read_text(), __version__, date),
     }
@@ -188,7 +193,7 @@ def add_control(root: Path, version: str, architecture: Architecture, mail: str)
     for key, value in values.items():
         control = control.replace(key, value)
     _write(root / "DEBIAN/control", control)
-    _write(root / "DEBIAN/conffiles", "/etc/meshd/meshd.toml\n")
+    _write(root / "DEBIAN/conffiles", "/etc/meshd/meshd.toml\n/etc/meshd/relay.toml\n")
     for name in ("postinst", "prerm", "postrm"):
         _copy(PACKAGING / "debian" / name, root / "DEBIAN" / name, mode=0o755)
     files = [path.relative_to(root) for path in _packed(root) if path.is_file() and not path.is_symlink()]

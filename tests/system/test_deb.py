@@ -115,7 +115,7 @@ def test_a_library_that_is_not_what_was_locked_is_refused(uv: str, tmp_path: Pat
 def test_the_manual_pages_are_well_formed(unpacked: Path) -> None:
     require_programs({"man": "man-db"})
     pages = sorted((unpacked / "usr/share/man").rglob("*.gz"))
-    assert [page.name for page in pages] == ["meshctl.1.gz", "meshd.toml.5.gz", "meshd.8.gz"]
+    assert [page.name for page in pages] == ["meshctl.1.gz", "meshd.toml.5.gz", "meshd-relay.8.gz", "meshd.8.gz"]
     for page in pages:
         command = ["man", "--warnings", "--local-file", str(page)]
         environment = os.environ | {"MANWIDTH": "100", "LC_ALL": "C.UTF-8"}

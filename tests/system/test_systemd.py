@@ -47,16 +47,17 @@ def status(device: Machine, user: str | None = None) -> dict[str, object]:
 
 
 def test_nothing_to_complain_about(device: Machine) -> None:
-    assert device.run("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/meshd.service") == ""
+    for unit in ("meshd.service", "meshd-relay.service"):
+        assert device.run("systemd-analyze", "verify", "--man=no", f"/usr/lib/systemd/system/{unit}") == ""
     # verify wants a runtime directory, which root has no session for here
     user = ["env", "XDG_RUNTIME_DIR=/run", "systemd-analyze", "--user", "verify", "--man=no"]
     assert device.run(*user, "/usr/lib/systemd/user/meshd.service") == ""
 
 
-def test_exposure(device: Machine) -> None:
-    unit = "/usr/lib/systemd/system/meshd.service"
-    shown = device.run("systemd-analyze", "security", "--offline=true", unit)
-    found = re.search(r"Overall exposure level for meshd.service: ([0-9.]+)", shown)
+@pytest.mark.parametrize("unit", ["meshd.service", "meshd-relay.service"])
+def test_exposure(device: Machine, unit: str) -> None:
+    shown = device.run("systemd-analyze", "security", "--offline=true", f"/usr/lib/systemd/system/{unit}")
+    found = re.search(rf"Overall exposure level for {unit}: ([0-9.]+)", shown)
     assert found is not None, shown
     assert float(found[1]) <= MOST_EXPOSED, shown
 
@@ -86,6 +87,20 @@ def test_stop_and_start(device: Machine) -> None:
         device.run("meshctl", "status")
     device.run("systemctl", "start", "meshd")  # returns at READY=1: the socket answers from then on
     assert status(device)["device"] == identity
+
+
+def test_the_relay_is_off_until_it_is_enabled_and_then_has_port_443_and_nothing_else(device: Machine) -> None:
+    assert device.property("meshd-relay", "ActiveState") == "inactive"
+    assert device.property("meshd-relay", "UnitFileState") == "disabled"
+    device.run("systemctl", "start", "meshd-relay")
+    try:
+        pid = device.property("meshd-relay", "MainPID")
+        process = device.path(f"/proc/{pid}/status").read_text()
+        assert re.search(r"^CapEff:\t0*400$", process, re.MULTILINE)
+        assert re.search(r"^Seccomp:\t2$", process, re.MULTILINE)
+    finally:
+        device.run("systemctl", "stop", "meshd-relay")
+    assert device.property("meshd-relay", "Result") == "success"
 
 
 def test_reload(device: Machine) -> None:
