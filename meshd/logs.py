@@ -42,11 +42,19 @@ class _Levels:
     def __init__(self) -> None:
         self.level = LEVELS["info"]
         self.levels: dict[str, int] = {}
-        self.version = 0
+        self._found: dict[str, int] = {}
 
     def of(self, component: str) -> int:
-        found = [name for name in self.levels if component == name or component.startswith(f"{name}.")]
-        return self.levels[max(found, key=len)] if found else self.level
+        """The level of a component. Asked for each commit: remembered until something changes."""
+        level = self._found.get(component)
+        if level is None:
+            fitting = [name for name in self.levels if component == name or component.startswith(f"{name}.")]
+            level = self._found[component] = self.levels[max(fitting, key=len)] if fitting else self.level
+        return level
+
+    def changed(self) -> None:
+        """To be called after every change."""
+        self._found.clear()
 
 
 _levels = _Levels()
@@ -59,14 +67,10 @@ class _Logger(structlog.PrintLogger):
     def __init__(self, component: str) -> None:
         super().__init__(sys.stderr)
         self.component = component
-        self._version = -1
-        self._lowest = 0
 
     def hears(self, level: int) -> bool:
         """Whether a line of this level is written now."""
-        if self._version != _levels.version:
-            self._lowest, self._version = _levels.of(self.component), _levels.version
-        return level >= self._lowest
+        return level >= _levels.of(self.component)
 
 
 class _Bound(structlog.BoundLoggerBase):
@@ -170,13 +174,13 @@ def set_level(component: str | None, level: str | None) -> None:
         _levels.levels[_component(component)] = _configured.levels[_component(component)]
     else:
         _levels.levels.pop(_component(component), None)
-    _levels.version += 1
+    _levels.changed()
 
 
 def _reset() -> None:
     _levels.level = _configured.level
     _levels.levels = dict(_configured.levels)
-    _levels.version += 1
+    _levels.changed()
 
 
 def levels_now() -> dict[str, Any]:
