@@ -113,6 +113,8 @@ def add_files(root: Path, version: str, moment: int, mail: str) -> None:
     }
     for name, text in pages.items():
         _write_compressed(root / "usr/share/man" / f"{name}.gz", text)
+    for name in ("dashboard.json", "alerts.yml"):
+        _copy(PACKAGING / "monitoring" / name, root / DOCUMENTS / "monitoring" / name)
     _write(root / DOCUMENTS / "copyright", "".join(copyright_notice(root / SITE_PACKAGES)))
     _write_compressed(root / DOCUMENTS / "changelog.gz", (PROJECT / "CHANGELOG.md").read_text())
     _write_compressed(root / DOCUMENTS / "changelog.Debian.gz", debian_changelog(version, moment, mail))
