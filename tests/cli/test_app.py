@@ -20,7 +20,20 @@ from tests.cli.daemon import FakeDaemon, Raw, Silence, Stream
 CONTRACT = (
     *("init", "invite", "join", "members", "remove", "status", "peers", "routes"),
     *("send", "receive", "queue", "trace", "ping", "errors", "demo"),
-    *("why", "graph", "events", "breaker", "config", "doctor", "support-bundle", "relay", "metrics", "alerts", "token"),
+    *(
+        "why",
+        "graph",
+        "events",
+        "breaker",
+        "config",
+        "doctor",
+        "support-bundle",
+        "relay",
+        "metrics",
+        "alerts",
+        "token",
+        "log",
+    ),
 )
 
 
