@@ -10,11 +10,12 @@ import structlog.testing
 import trio
 import trio.testing
 
+from meshd.histogram import Histogram
 from meshd.ids import Priority
 from meshd.store.database import Batch, Database
 from meshd.store.ops import Committed, Loaded, ReadSpool
-from meshd.store.requests import Requests
-from meshd.store.worker import CLOSE_LIMIT_S, SLOW_COMMIT_S, run_worker
+from meshd.store.requests import Ask, Commit, Requests
+from meshd.store.worker import CLOSE_LIMIT_S, SLOW_COMMIT_S, Timing, run_worker
 from tests.store.builders import ANNA, put_spool
 from tests.store.clock import Log
 
@@ -183,3 +184,18 @@ def test_a_defect_in_the_receiver_ends_the_worker() -> None:
 
     with pytest.raises((ExceptionGroup, ZeroDivisionError)):
         trio.run(test)
+
+
+def test_what_is_slow_is_a_matter_of_configuration_and_everything_is_counted() -> None:
+    commits, reads = Histogram((0.1,)), Histogram((0.1,))
+    timing = Timing(slow_s=0.5, commits=commits, reads=reads)
+    with structlog.testing.capture_logs() as logs:
+        for took_s in (0.2, 0.6):
+            timing.note([Commit(1, ())], took_s)
+            timing.note([Ask(2, READ)], took_s)
+    assert [(line["event"], line["took_ms"], line["limit_ms"]) for line in logs] == [
+        ("commit slow", 600, 500),
+        ("read slow", 600, 500),
+    ]
+    assert commits.snapshot().buckets[-1][1] == reads.snapshot().buckets[-1][1] == 2
+    assert commits.snapshot().total == pytest.approx(0.8)
