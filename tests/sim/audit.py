@@ -1,5 +1,6 @@
 """When all is settled: what is left on disks and in memory must be nothing, or agree."""
 
+from meshd.delivery.sessions import IncomingSessions
 from meshd.ids import parse_message_id
 from meshd.node.views import Told
 from meshd.store.ops import ReadTrace
@@ -47,15 +48,22 @@ def _check_memory(host: Host, life: Life) -> None:
         key_reads=node._clients._key_reads,
         looked_up_keys=node._clients._keys,
         trace_reads=node._clients._trace_reads,
-        unopened=node._arriving._sessions._held,
         floors_due=node._exchange._floors_due,
     )
-    if node._arriving._sessions._held_bytes:
-        raise BrokenPromise(f"{host.name} counts bytes of unopened bundles, and there are none")
+    _check_unopened(host, node._arriving._sessions)
     for queue in node.spool.queues():
         counts = (queue.rows, queue.messages, queue.size_bytes, queue.in_flight_bytes, queue._window_bytes)
         if any(counts):
             raise BrokenPromise(f"{host.name}: an empty queue counts {counts}")
+
+
+def _check_unopened(host: Host, sessions: IncomingSessions) -> None:
+    """A source that crashed may have sent what it never accepted: nobody has the key, and it waits for its end."""
+    held = [item for waiting in sessions._held.values() for item in waiting]
+    if sum(len(item.frame.body) for item in held) > sessions._held_bytes or (not held and sessions._held_bytes):
+        raise BrokenPromise(f"{host.name} counts {sessions._held_bytes} bytes of {len(held)} unopened bundles")
+    if held and (sessions.next_end is None or sessions.next_end > min(item.until for item in held)):
+        raise BrokenPromise(f"{host.name} holds {len(held)} bundles unopened, and never looks at them again")
 
 
 def _check_disk(host: Host, life: Life) -> None:
