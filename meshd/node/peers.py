@@ -253,6 +253,13 @@ class Peers:
             known[address] = source
         return news
 
+    def lasting(self, node: NodeId) -> list[tuple[Address, str]]:
+        """Its addresses that were remembered, or written down by a person.
+
+        What was announced was told to the dialer at once, and what is in old cards may be nobody's any more.
+        """
+        return [item for item in self.peer(node).addresses.items() if item[1] not in ("mdns", "card")]
+
     def epoch_of(self, node: NodeId) -> Epoch | None:
         """The peer's epoch on its link in use."""
         link = self.link_to(node)

@@ -371,7 +371,7 @@ class Node:
             addresses = [(Address(a.transport, a.host, a.port), "card") for a in (card.addresses if card else ())]
             self.peers.seen(member.id, addresses)
             if member.role != "relay":
-                known = tuple(self.peers.peer(member.id).addresses.items())
+                known = (*self.peers.lasting(member.id), *addresses)
                 turn.emit(SeekPeer(member.id, member.certificate, known))
             self.spool.touch(member.id)
         self._relays.members_changed()
