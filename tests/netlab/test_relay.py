@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from .lab import Host, Lab, eventually
-from .test_core import found, join, peer, receive
+from .test_core import deliver_through_kills, found, join, peer, receive
 
 pytestmark = [pytest.mark.netlab, pytest.mark.timeout(300)]
 
@@ -107,3 +107,53 @@ def stored_bundles(path: Path) -> int:
         connection.close()
         assert isinstance(count, int)
         return count
+
+
+@pytest.mark.system
+def test_a_relay_killed_under_load_loses_and_repeats_nothing(lab: Make) -> None:
+    a, b, r = two_networks(lab(3))
+    deliver_through_kills(a, b, 300, [(40, (r,)), (100, (r,)), (160, (r,)), (220, (r,)), (280, (r,))])
+    eventually(lambda: a.ctl("queue") == [], within_s=90.0, what="a has every receipt")
+
+
+def test_the_relay_is_left_for_a_direct_path_and_taken_again_when_that_is_gone(lab: Make) -> None:
+    laboratory = lab(3)
+    a, b, _ = two_networks(laboratory)
+    laboratory.network.between(a, b, loss=0.0)
+    laboratory.network.between(b, a, loss=0.0)
+    a.ctl("breaker", "reset", "b")
+    b.ctl("breaker", "reset", "a")
+    eventually(
+        lambda: peer(a, b).get("transport") in ("quic", "websocket"), within_s=60.0, what="a is linked with b itself"
+    )
+    assert a.ctl("ping", "b")["path"] == ["a", "b"]
+    apart(laboratory, a, b)
+    a.ctl("send", "b", "around", "--wait", "delivered")
+    assert receive(b, 1) == ["around"]
+    by_relay(a, b)
+
+
+def test_of_two_relays_the_second_takes_over_and_the_first_comes_back(lab: Make) -> None:
+    laboratory = lab(4)
+    a, b, r, q = laboratory.hosts
+    for host, name in ((a, "a"), (b, "b")):
+        host.start(name, QUIET)
+    found(a)
+    join(a, b)
+    add_relay(a, r, "--name", "r")
+    add_relay(a, q, "--name", "q")
+    eventually(lambda: len(b.ctl("relay", "list")) == 2, within_s=PATH_S, what="b knows both")
+    apart(laboratory, a, b)
+    by_relay(a, b)
+    assert [row["name"] for row in a.ctl("relay", "list")] == ["r", "q"]
+    r.kill()
+    a.ctl("send", "b", "by the other", "--wait", "delivered", timeout=60.0)
+    assert receive(b, 1) == ["by the other"]
+    assert a.ctl("ping", "b")["path"] == ["a", "q", "b"]
+    r.start_relay()
+    eventually(lambda: a.ctl("relay", "list")[0]["state"] == "up", within_s=60.0, what="the first is back")
+    assert a.ctl("relay", "list")[1]["state"] == "up", "and the second is not left before it has proven itself"
+    a.ctl("relay", "remove", "q")
+    eventually(
+        lambda: [row["name"] for row in b.ctl("relay", "list")] == ["r"], within_s=PATH_S, what="b has heard of it"
+    )
