@@ -45,7 +45,7 @@ def test_messages_receipts_and_pings_cross_a_line_of_four(lab: Make) -> None:
     a, b, c, d = line(lab(4))
     routed(a, d, b)
     routed(d, a, c)
-    assert peer(a, d)["state"] == "down"
+    eventually(lambda: peer(a, d)["state"] == "down", within_s=ROUTE_S, what="a misses d itself")
     sent = a.ctl("send", "d", "end to end", "--wait", "delivered")
     assert receive(d, 1) == ["end to end"]
     eventually(lambda: a.ctl("trace", sent["id"])["state"] == "consumed", within_s=ROUTE_S, what="a knows")
