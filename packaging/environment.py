@@ -90,6 +90,10 @@ def prune(site: Path) -> None:
         for file in list(site.rglob(pattern)):
             file.unlink()
     (site / ".lock").unlink(missing_ok=True)
+    for module in site.rglob("*.py"):  # it is imported, not run: what would run it is not to be looked for
+        first, end, rest = module.read_bytes().partition(b"\n")
+        if first.startswith(b"#!"):
+            module.write_bytes(b"#" + end + rest)
 
 
 def drop_installer_notes(site: Path) -> None:
