@@ -46,8 +46,9 @@ def check(programs: Path, home: dict[str, str], tmp_path: Path) -> None:
 
     Then the device founds a mesh and sends to itself.
     """
-    assert sorted(path.name for path in programs.iterdir() if path.name.startswith("mesh")) == ["meshctl", "meshd"]
-    for name in ("meshctl", "meshd"):
+    found = sorted(path.name for path in programs.iterdir() if path.name.startswith("mesh"))
+    assert found == ["meshctl", "meshd", "meshd-relay"]
+    for name in found:
         assert run([str(programs / name), "--version"], home) == f"{name} {__version__}\n"
     notify_path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
