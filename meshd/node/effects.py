@@ -122,14 +122,6 @@ class LeavePeer:
 
 
 @attrs.frozen
-class LinkChosen:
-    """The peer's live link is this one now (None: it has none); its dialer acts on it."""
-
-    peer: NodeId
-    link: int | None
-
-
-@attrs.frozen
 class DataTimeout:
     """The peer swallows data without acks: its breaker should know."""
 
@@ -270,7 +262,6 @@ Effect: TypeAlias = (
     | SeekPeer
     | WantLink
     | LeavePeer
-    | LinkChosen
     | DataTimeout
     | DataAcked
     | CloseBreaker

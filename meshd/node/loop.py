@@ -47,7 +47,6 @@ from meshd.node.effects import (
     FetchCertificate,
     InquiryEnded,
     LeavePeer,
-    LinkChosen,
     Load,
     Log,
     RenderMetrics,
@@ -327,8 +326,6 @@ class Loop:
                 self._tell_hooks(effect)
             case RenderMetrics():
                 nursery.start_soon(_render, effect)
-            case LinkChosen():
-                pass  # the dialer learns of links from LinkUp and LinkDown
             case Announce():
                 self._genesis_hash = effect.genesis_hash
                 self._announce()

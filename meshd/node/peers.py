@@ -8,7 +8,7 @@ from meshd.ids import BundleId, Epoch, NodeId, Priority
 from meshd.links.choice import Contender, preferred, transport_rank
 from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
 from meshd.links.quality import Quality
-from meshd.node.effects import CloseLink, LinkChosen
+from meshd.node.effects import CloseLink
 from meshd.node.turn import Turn
 from meshd.transport.base import Address
 
@@ -218,8 +218,6 @@ class Peers:
             for link in peer.links.values():
                 if link is not peer.chosen:
                     turn.emit(CloseLink(link.number, "closed", "another link to the same device is in use"))
-        if peer.chosen is not before:
-            turn.emit(LinkChosen(peer.node, None if peer.chosen is None else peer.chosen.number))
 
     def _contender(self, link: Link) -> Contender:
         dialer = self._me if link.up.dialed else link.peer
