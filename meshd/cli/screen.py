@@ -96,7 +96,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Seque
     cells = [[printable(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
     shown = [at for at in range(len(headings)) if any(row[at] not in ("", "-") for row in cells)]
     widths = {at: max(len(headings[at]), *(len(row[at]) for row in cells)) for at in shown}
-    line(paint("  ".join(headings[at].ljust(widths[at]) for at in shown).rstrip(), dim=True))
+    if cells:
+        line(paint("  ".join(headings[at].ljust(widths[at]) for at in shown).rstrip(), dim=True))
     for number, row in enumerate(cells):
         colour = colours[number] if number < len(colours) else None
         padded = [

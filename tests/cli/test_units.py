@@ -1,10 +1,10 @@
-"""Numbers for people, and spans of time from them."""
+"""Numbers and tables for people, and spans of time from them."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.cli import units
+from meshd.cli import screen, units
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,10 @@ def test_no_text_breaks_the_span_reader(text: str) -> None:
 )
 def test_numbers_are_shown_with_their_unit(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_a_table_without_rows_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.table(("NAME", "STATE"), [])
+    assert capsys.readouterr().out == ""
+    screen.table(("NAME", "STATE"), [("a", "up")])
+    assert capsys.readouterr().out == "NAME  STATE\na     up\n"
