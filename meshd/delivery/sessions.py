@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import attrs
 
-from meshd.ids import NodeId
+from meshd.ids import BundleId, NodeId
 from meshd.trust.card import Card
 from meshd.trust.identity import Identity
 from meshd.trust.seal import DestinationSession, SourceSession
-from meshd.wire.bundle import Head
+from meshd.wire.bundle import Head, bundle_id
 from meshd.wire.frames import BundleFrame
 
 SESSION_LIFETIME_S = 3600.0
@@ -132,6 +132,11 @@ class HeldBundle:
         """Source and session."""
         return self.head.flow.source, self.head.session
 
+    @property
+    def id(self) -> BundleId:
+        """What its hop calls it."""
+        return bundle_id(self.frame.head, self.frame.body)
+
 
 class IncomingSessions:
     """Sessions that others offered us, and the bundles that wait unopened for an offer."""
@@ -171,12 +176,17 @@ class IncomingSessions:
         self._held.setdefault(key, []).append(held)
         self._held_bytes += _cost(held.frame)
         self.next_end = held.until if self.next_end is None else min(self.next_end, held.until)
-        while self._held_bytes > HELD_BYTES:  # the origin sends what is dropped here again
-            self.take_held(*next(iter(self._held)))
         if now - self._asked.get(key, -NEED_OFFER_INTERVAL_S) < NEED_OFFER_INTERVAL_S:
             return False
         self._asked[key] = now
         return True
+
+    def evict(self) -> list[HeldBundle]:
+        """Let go of the oldest while there is no room for all; they are to be sent again."""
+        evicted: list[HeldBundle] = []
+        while self._held_bytes > HELD_BYTES:
+            evicted += self.take_held(*next(iter(self._held)))
+        return evicted
 
     def take_held(self, source: NodeId, session_id: bytes) -> list[HeldBundle]:
         """The bundles that waited for this session, in the order they came."""

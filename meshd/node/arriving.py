@@ -179,6 +179,8 @@ class Arriving:
         held = HeldBundle.of(arrival.link.number, arrival.frame, arrival.head, turn.now)
         if self._sessions.hold(held, turn.now):
             self._ask_for_offer(turn, arrival.link, arrival.source, arrival.head.session)
+        for evicted in self._sessions.evict():
+            _answer_unopened(turn, evicted, Busy(evicted.id, RETRY_AFTER_MS))
 
     def _take(self, turn: Turn, arrival: _Arrival, flow: FlowArrivals, plaintext: bytes) -> None:
         """An authentic bundle that is new: it counts as arrived, whatever is in it."""
@@ -360,7 +362,8 @@ class Arriving:
         """End the waits that are over."""
         self._end_waits(turn, self._flows, turn.now_ms)
         if self._sessions.next_end is not None and self._sessions.next_end <= turn.now:
-            self._sessions.take_held_where(lambda held: held.until <= turn.now)
+            for ended in self._sessions.take_held_where(lambda held: held.until <= turn.now):
+                _answer_unopened(turn, ended, Refused(ended.id, "expired"))
 
     def _end_waits(self, turn: Turn, flows: Iterable[tuple[NodeId, Priority]], until_ms: int) -> None:
         for key in flows:
@@ -412,6 +415,12 @@ class Arriving:
         if link.peer != source:  # passed on by others, it must speak for itself
             body = sign_blob(self._membership.identity, RECEIPT_LABEL, source + body)
         return SendControl(link.number, Routed(self._me, source, MAX_HOPS, Kind.RECEIPT, body))
+
+
+def _answer_unopened(turn: Turn, held: HeldBundle, verdict: Busy | Refused) -> None:
+    """Whoever handed it over waits for an answer, and has less room for other mail until one comes."""
+    if not held.head.flow.ephemeral:  # that was answered for when it came
+        turn.turned_away[held.link].append(verdict)
 
 
 def _hold_until(row: InboxRow) -> int:

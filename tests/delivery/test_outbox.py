@@ -196,11 +196,14 @@ class TestIncomingSessions:
     @pytest.mark.parametrize("size", [0, 100_000])
     def test_memory_is_bounded(self, size: int) -> None:
         sessions = IncomingSessions()
+        evicted = 0
         for i in range(10_000):
             sessions.hold(self.held(size, i.to_bytes(16, "big")), 0.0)
+            evicted += len(sessions.evict())
         held = [sessions.take_held(A.node_id, i.to_bytes(16, "big")) for i in range(10_000)]
         assert sum(len(frames) for frames in held) <= HELD_BYTES // max(size, 1024)
         assert held[-1] != []
+        assert evicted + sum(len(frames) for frames in held) == 10_000
 
     def test_a_bundle_waits_no_longer_than_it_lives(self) -> None:
         assert self.held(lifetime_ms=60_000, age_ms=20_000).until == 40.0

@@ -6,6 +6,7 @@ import attrs
 import pytest
 
 from meshd.delivery.mailbox import MAX_RUN
+from meshd.delivery.sessions import HELD_BYTES
 from meshd.ids import Priority
 from meshd.links.events import FramesReceived
 from meshd.node.requests import Acknowledge, AddCredit, Remove
@@ -537,6 +538,34 @@ def test_what_is_held_unopened_ends_with_its_lifetime() -> None:
     assert held_unopened(b)
     world.advance(15)
     assert not held_unopened(b)
+
+
+def test_whoever_handed_over_what_ended_unopened_has_room_for_more_again() -> None:
+    world, a, b = linked()
+    world.loses = without_offers
+    a.send("d1", bytes(10_000), lifetime_ms=4_000)
+    link = a.node.peers.link_to(b.id)
+    assert link is not None
+    assert link.unacked_bytes > 0
+    world.advance(6)
+    assert not held_unopened(b)
+    assert (link.unacked, link.unacked_bytes) == ({}, 0)
+
+
+def test_what_there_is_no_room_to_hold_unopened_is_sent_again() -> None:
+    world, a, b = linked()
+    reader = b.read()
+    world.loses = without_offers
+    a.send("d1", b"evicted")
+    b.node._arriving._sessions._held_bytes += HELD_BYTES  # as if others' mail had come
+    a.send("d1", b"too much")
+    assert not held_unopened(b)
+    b.node._arriving._sessions._held_bytes -= HELD_BYTES
+    [row] = a.query("queue")
+    assert row["reason"] == "busy"
+    world.loses = lambda *_: False
+    world.advance(12)
+    assert reader.payloads == [b"evicted", b"too much"]
 
 
 def test_a_lost_receipt_that_tells_of_room_again_is_asked_for() -> None:
