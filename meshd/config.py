@@ -104,7 +104,7 @@ class Api:
 
 ALERT_NAMES = (
     *("peer-down", "relay-unreachable", "breaker-flapping", "spool-filling"),
-    *("disk-low", "clock-skew", "clone", "loop-lag"),
+    *("disk-low", "clock-skew", "clone", "loop-lag", "part-down"),
 )
 
 

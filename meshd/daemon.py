@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,36 +22,40 @@ from meshd.api.settings import COMMAND_LINE, InEffect, in_effect, read_file, rel
 from meshd.clock import MeshClock
 from meshd.config import Alerts, Config, load_config
 from meshd.discovery.events import NetworkChanged, ThriftChanged
-from meshd.discovery.interfaces import interfaces
+from meshd.discovery.interfaces import Interface, interfaces
 from meshd.discovery.mdns import run_mdns
 from meshd.discovery.netwatch import watch_network, watch_resume
 from meshd.discovery.power import watch_power
 from meshd.discovery.sightings import Sightings
-from meshd.errors import MeshdError
+from meshd.errors import CATALOGUE, MeshdError
 from meshd.ids import NodeId, is_device_name, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.logs import configure, get_logger
 from meshd.masking import hide
 from meshd.node.alerts import Level
 from meshd.node.clients import Listening
-from meshd.node.hooks import QUEUED_ALERTS, HookSettings, run_hooks
+from meshd.node.hooks import QUEUED_ALERTS, HookSettings, check_command, run_hooks
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.premises import Site
 from meshd.node.pulse import Pulse, look_around
 from meshd.node.step import Node, Settings
-from meshd.node.vitals import Vitals
+from meshd.node.vitals import Outage, Vitals
 from meshd.node.watch import Thresholds
 from meshd.service import begin_life, fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
+from meshd.starting import end_outage, note_outage, start_part
 from meshd.store.database import Database
 from meshd.store.requests import Requests
 from meshd.store.worker import Timing, run_worker
-from meshd.transport.base import Address
+from meshd.transport.base import Address, Transport
 from meshd.transport.websocket import WebsocketTransport
 from meshd.trust.identity import Identity, load_or_create
 
 STOP_SECONDS = 4.5
 SOCKET_NAME = "meshd.sock"
+MDNS = "discovery.mdns on "
+"""And an interface: what an outage of it is called."""
+
 log = get_logger("meshd.daemon")
 
 
@@ -209,6 +213,17 @@ def _hooks(alerts: Alerts) -> HookSettings:
     )
 
 
+def _interfaces() -> tuple[Interface, ...]:
+    try:
+        return interfaces()
+    except OSError as error:
+        raise MeshdError("E_NETLINK", f"The network interfaces can't be listed: {error.strerror or error}.") from error
+
+
+async def _check_hook(hooks: HookSettings) -> None:
+    check_command(hooks.command)
+
+
 class _Daemon:
     """The top nursery: who runs, and in which order they start and stop."""
 
@@ -239,6 +254,8 @@ class _Daemon:
                 address.host for peer in node.peers.known.values() for address in peer.addresses
             ),
         )
+        self._bound: list[Address] = []
+        self._gateway: list[str] = []
         self._discovery, self._discovery_inputs = trio.open_memory_channel[Any](256)
         self._alerts, self._told_alerts = trio.open_memory_channel[dict[str, Any]](QUEUED_ALERTS)
         self.loop = Loop(
@@ -283,17 +300,9 @@ class _Daemon:
                 self._requests.close_nowait()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
-        bound: list[Address] = []
+        await self._inbox.send(NetworkChanged(_interfaces()))
         for transport in self._transports.values():
-            serve = partial(transport.serve, self.loop.handle_connection)
-            if isinstance(transport, WebsocketTransport):
-                serve = partial(serve, join_handler=self.loop.doorkeeper.handle)
-            try:
-                bound += await nursery.start(serve)
-            except OSError as error:
-                raise MeshdError("E_PORT", f"{transport.name} can't listen: {error.strerror or error}.") from error
-        await self._inbox.send(NetworkChanged(interfaces()))
-        self.loop.listen(Listening(tuple(bound), ()))
+            await self._start_part(nursery, f"listen.{transport.name}", partial(self._listen, nursery, transport))
         await nursery.start(self.loop.run)
         if self._config.discovery.mdns:
             nursery.start_soon(
@@ -304,9 +313,13 @@ class _Daemon:
                     settings=self._config.discovery,
                     sightings=Sightings(),
                     rng=self._rng,
+                    report=self._note_deaf,
                 )
             )
-        nursery.start_soon(run_hooks, self._told_alerts, _hooks(self._config.alerts), self._rng)
+        hooks = _hooks(self._config.alerts)
+        nursery.start_soon(run_hooks, self._told_alerts, hooks, self._rng)
+        if hooks.command:
+            await self._start_part(nursery, "alerts.exec", partial(_check_hook, hooks))
         free = partial(free_bytes, self._options.state_dir)
         nursery.start_soon(look_around, self._inbox, self._vitals, free)
         nursery.start_soon(watch_network, self._inbox.send)
@@ -317,14 +330,39 @@ class _Daemon:
         server = Server(self._inbox)
         self._vitals.clients = lambda: server.clients
         await nursery.start(server.serve, SocketSettings(path, api.group or None, api.mode))
-        gateway = await self._serve_http(nursery) if self._config.http.enabled else []
+        if self._config.http.enabled:
+            await self._serve_http(nursery)
         # An event that asks for a turn and nothing else.
         nursery.start_soon(watchdog, lambda: self.loop.turns, lambda: self._inbox.post_nowait(None))
         device = to_text(self.loop.node.identity.node_id)
-        log.info("running", device=device, socket=path, listen=[str(address) for address in bound], http=gateway)
+        log.info("running", device=device, socket=path, listen=list(map(str, self._bound)), http=self._gateway)
 
-    async def _serve_http(self, nursery: trio.Nursery) -> list[str]:
-        """Start the gateway; returns where it listens."""
+    async def _start_part(self, nursery: trio.Nursery, part: str, start: Callable[[], Awaitable[None]]) -> None:
+        await start_part(nursery, part, start, self._vitals.outages, self._rng)
+
+    async def _listen(self, nursery: trio.Nursery, transport: Transport) -> None:
+        """Have a transport listen, and tell of it. Raises MeshdError E_PORT."""
+        serve = partial(transport.serve, self.loop.handle_connection)
+        if isinstance(transport, WebsocketTransport):
+            serve = partial(serve, join_handler=self.loop.doorkeeper.handle)
+        try:
+            self._bound += await nursery.start(serve)
+        except OSError as error:
+            reason = f"{transport.name} {error.strerror or error}."
+            raise MeshdError("E_PORT", reason, f"Stop what holds the port, or set listen.{transport.name}.") from error
+        self.loop.listen(Listening(tuple(self._bound), ()))
+
+    def _note_deaf(self, reasons: Mapping[str, str]) -> None:
+        """Multicast DNS can't be had on these interfaces, and on no others."""
+        outages = self._vitals.outages
+        for part in [part for part in outages if part.startswith(MDNS) and part.removeprefix(MDNS) not in reasons]:
+            end_outage(outages, part)
+        for interface, reason in reasons.items():
+            fix = CATALOGUE["E_MULTICAST"].advice.replace("NAME", interface)
+            note_outage(outages, Outage(part=f"{MDNS}{interface}", code="E_MULTICAST", reason=reason, fix=fix))
+
+    async def _serve_http(self, nursery: trio.Nursery) -> None:
+        """Start the gateway."""
         # Imported here: a daemon without a gateway does without what it takes in memory.
         from meshd.http.gateway import Gateway
         from meshd.http.handlers import Surroundings
@@ -338,8 +376,14 @@ class _Daemon:
         )
         api = self._config.api
         settings = SocketSettings(str(self._options.runtime_dir / "http.sock"), api.group or None, api.mode)
-        found: list[str] = await nursery.start(Gateway(around).serve, settings, self._config.http.listen)
-        return found
+        gateway = Gateway(around)
+
+        async def serve(*task: Any) -> None:
+            self._gateway.append(await nursery.start(*task))
+
+        await self._start_part(nursery, "http", partial(serve, gateway.serve, settings))
+        for endpoint in self._config.http.listen:
+            await self._start_part(nursery, f"http.listen {endpoint}", partial(serve, gateway.serve_tcp, endpoint))
 
     async def _mind_power(self, nursery: trio.Nursery) -> None:
         power = self._config.power

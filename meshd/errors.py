@@ -127,7 +127,20 @@ CATALOGUE: dict[str, Explanation] = {
     "E_STATE_DIR": Explanation("The state directory can't be used.", "Check its owner, mode and free space."),
     "E_RUNTIME_DIR": Explanation("There is no directory for the socket.", "Set --runtime-dir or XDG_RUNTIME_DIR."),
     "E_RUNNING": Explanation("A daemon already runs on this state directory.", "Use that one, or another --state-dir."),
-    "E_PORT": Explanation("The port can't be opened.", "Stop what holds it, or set listen.quic / listen.websocket."),
+    "E_PORT": Explanation(
+        "The port can't be opened.",
+        "Stop what holds it (sudo ss -lntup), or set listen.quic, listen.websocket or http.listen. The daemon runs "
+        "without it, and tries again.",
+    ),
+    "E_MULTICAST": Explanation(
+        "Devices can't be found by multicast on a network interface.",
+        "Switch multicast on for it (ip link set NAME multicast on), or name the devices in discovery.static.",
+    ),
+    "E_HOOK": Explanation("The program of alerts.exec can't be run.", "Check its path and its mode, or alerts.exec."),
+    "E_NETLINK": Explanation(
+        "The kernel doesn't let meshd see the network interfaces.",
+        "Allow it netlink sockets; under systemd: RestrictAddressFamilies= with AF_NETLINK.",
+    ),
     "E_DATABASE": Explanation("The store is damaged.", "Keep the file, and restore a backup."),
     "E_NEWER_STATE": Explanation("The state was written by a newer meshd.", "Install that version again."),
     # what a peer did; RemoteProtocolError only

@@ -25,7 +25,11 @@ from meshd.transport.websocket import WebsocketTransport
 from meshd.trust.identity import Identity
 
 EXIT_FAILED, EXIT_USAGE, EXIT_RUNNING = 1, 2, 3
-_EXITS = {"E_CONFIG": EXIT_USAGE, "E_RUNTIME_DIR": EXIT_USAGE, "E_RUNNING": EXIT_RUNNING, "E_USAGE": EXIT_USAGE}
+_EXITS = {
+    **dict.fromkeys(("E_CONFIG", "E_USAGE", "E_STATE_DIR", "E_RUNTIME_DIR", "E_NETLINK"), EXIT_USAGE),
+    "E_RUNNING": EXIT_RUNNING,
+}
+"""Exit codes that are not EXIT_FAILED: what does not get better by itself is not to be tried again."""
 
 # A thread that waits for the interpreter gets it after this long; commits would wait for 5 ms.
 _SWITCH_INTERVAL_S = 0.0002

@@ -122,7 +122,9 @@ def _give(path: str, group: str) -> None:
     try:
         os.chown(path, -1, grp.getgrnam(group).gr_gid)
     except KeyError as error:
-        raise MeshdError("E_CONFIG", f"api.group: there is no group {group!r}.", "sudo groupadd ...") from error
+        raise MeshdError(
+            "E_CONFIG", f"api.group: there is no group {group!r}.", f"Make it, or name another: sudo groupadd {group}"
+        ) from error
     except PermissionError as error:
         raise MeshdError(
             "E_CONFIG", f"api.group: this user may not give the socket to group {group!r}.", "Name a group it is in."

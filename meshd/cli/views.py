@@ -56,6 +56,7 @@ def status(session: Session) -> None:
             ("spool", spool_text + (f" of {size(int(quota))}" if quota else "")),
             ("relays", ", ".join(f"{r.text('url')} ({r.text('state')})" for r in fields.rows("relays")) or "none"),
             ("listens", ", ".join(addresses) or "nowhere"),
+            *(("not running", _outage(outage)) for outage in fields.rows("outages")),
             ("meshd", f"{fields.text('version')}, up for {age(fields.number('uptime_s'))}"),
         ]
     )
@@ -63,6 +64,10 @@ def status(session: Session) -> None:
     if advice:
         screen.line()
         screen.hint(advice)
+
+
+def _outage(outage: Fields) -> str:
+    return f"{outage.text('part')}: {outage.text('reason')}. [{outage.text('code')}] {outage.text('fix')}"
 
 
 def _status_advice(in_mesh: bool, up: int, known: int) -> str | None:

@@ -8,7 +8,7 @@ Trio token into a bounded channel, and members among it become events for the no
 import contextlib
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -16,10 +16,10 @@ import trio
 
 from meshd.config import Discovery
 from meshd.discovery.events import Announce, Members, NetworkChanged, PeerGone, PeerSeen, Resumed
-from meshd.discovery.interfaces import Interface, InterfaceKind
-from meshd.discovery.presence import Presence, places
+from meshd.discovery.interfaces import IFF_MULTICAST, Interface, InterfaceKind
+from meshd.discovery.presence import Presence, announced_hosts, places
 from meshd.discovery.responder import GOODBYE_LIMIT_S, Responder
-from meshd.discovery.sightings import SALT_SIZE, Advert, Heard, Lost, Sightings
+from meshd.discovery.sightings import SALT_SIZE, Advert, Heard, Lost, Opening, Sightings
 from meshd.ids import NodeId
 from meshd.logs import get_logger
 from meshd.trust.roster import discovery_tag
@@ -36,6 +36,7 @@ LOOKS_AT_ONCE = 200
 
 Input: TypeAlias = Announce | Members | NetworkChanged | Resumed
 Post: TypeAlias = Callable[[PeerSeen | PeerGone], Awaitable[None]]
+Report: TypeAlias = Callable[[Mapping[str, str]], None]
 
 log = get_logger(__name__)
 
@@ -47,6 +48,7 @@ async def run_mdns(
     settings: Discovery,
     sightings: Sightings,
     rng: random.Random,
+    report: Report = lambda deaf: None,
     rebuild_interval_s: float = REBUILD_INTERVAL_S,
 ) -> None:
     """Announce this device and report members, until cancelled or until ``inputs`` is closed; then say goodbye.
@@ -57,17 +59,19 @@ async def run_mdns(
         inputs: the newest of each kind counts. Keep the channel's buffer small; they are taken at once.
         post: takes the events; while it waits, announcements queue up to :data:`QUEUED`.
         sightings: a fresh one; its ``statistics()`` may be read at any time.
+        report: is told on which interfaces nobody can be found, and why, each time that this may have changed.
         rebuild_interval_s: presences change at most this often.
     """
-    send, receive = trio.open_memory_channel[Heard | Lost](QUEUED)
+    send, receive = trio.open_memory_channel[Heard | Lost | Opening](QUEUED)
+    deaf = _Deaf(report)
     responder = Responder(_into_trio(send, sightings), rng)
     async with trio.open_nursery() as nursery:
         goodbye = trio.CancelScope(shield=True)
         nursery.start_soon(_run_in_thread, responder, goodbye)
-        nursery.start_soon(_look, receive, post, sightings)
+        nursery.start_soon(_look, receive, post, sightings, deaf)
         try:
             wanted = _Wanted(rng=rng, named=frozenset(settings.interfaces))
-            await _direct(inputs, post, responder, sightings, wanted, rebuild_interval_s)
+            await _direct(inputs, post, responder, sightings, wanted, deaf, rebuild_interval_s)
         finally:
             # A thread that hangs is left behind rather than holding up the end of the daemon.
             goodbye.deadline = trio.current_time() + 2 * GOODBYE_LIMIT_S
@@ -75,17 +79,19 @@ async def run_mdns(
             nursery.cancel_scope.cancel()
 
 
-def _into_trio(send: trio.MemorySendChannel[Heard | Lost], sightings: Sightings) -> Callable[[Heard | Lost], None]:
+def _into_trio(
+    send: trio.MemorySendChannel[Heard | Lost | Opening], sightings: Sightings
+) -> Callable[[Heard | Lost | Opening], None]:
     """Return what the responder's thread hands its finds to; they land in ``send``, or are counted as dropped."""
     token = trio.lowlevel.current_trio_token()
 
-    def take_in(item: Heard | Lost) -> None:
+    def take_in(item: Heard | Lost | Opening) -> None:
         try:
             send.send_nowait(item)
         except trio.WouldBlock:
             sightings.count_dropped()
 
-    def deliver(item: Heard | Lost) -> None:
+    def deliver(item: Heard | Lost | Opening) -> None:
         # The thread may outlive Trio when it was left behind.
         with contextlib.suppress(trio.RunFinishedError):
             token.run_sync_soon(take_in, item)
@@ -99,12 +105,16 @@ async def _run_in_thread(responder: Responder, goodbye: trio.CancelScope) -> Non
         await trio.to_thread.run_sync(responder.run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
-async def _look(receive: trio.MemoryReceiveChannel[Heard | Lost], post: Post, sightings: Sightings) -> None:
+async def _look(
+    receive: trio.MemoryReceiveChannel[Heard | Lost | Opening], post: Post, sightings: Sightings, deaf: "_Deaf"
+) -> None:
     """Look at what was heard, at a bounded rate: after :data:`LOOKS_AT_ONCE` in a row, :data:`LOOKS_PER_S`."""
     paid_until = trio.current_time()
     async for item in receive:
-        event: PeerSeen | PeerGone | None
-        if isinstance(item, Heard):
+        event: PeerSeen | PeerGone | None = None
+        if isinstance(item, Opening):
+            deaf.opened(item)
+        elif isinstance(item, Heard):
             event = sightings.heard(item)
             paid_until = max(paid_until, trio.current_time()) + 1 / LOOKS_PER_S
         else:
@@ -120,6 +130,7 @@ async def _direct(
     responder: Responder,
     sightings: Sightings,
     wanted: "_Wanted",
+    deaf: "_Deaf",
     rebuild_interval_s: float,
 ) -> None:
     """Turn inputs into presences, at most one change per ``rebuild_interval_s``, until ``inputs`` ends."""
@@ -136,11 +147,13 @@ async def _direct(
         if item is None:
             before, shown = shown, wanted.presences()
             responder.show(tuple(shown.values()))
+            deaf.present(shown)
             earliest = trio.current_time() + rebuild_interval_s
             log.debug("presences changed", before=sorted(before), now=sorted(shown))
             events = _forget(sightings, before, shown)
         else:
             events = _take(item, wanted, sightings)
+            deaf.unable(wanted.unable())
         for event in events:
             await post(event)
 
@@ -179,6 +192,39 @@ def _take(item: Input, wanted: "_Wanted", sightings: Sightings) -> tuple[PeerSee
     return sightings.set_members(wanted.members - own)
 
 
+@attrs.define(eq=False)
+class _Deaf:
+    """Where nobody can be found, and why; told to ``report`` when it changes."""
+
+    report: Report
+    _failed: dict[str, str] = attrs.field(factory=dict, init=False)
+    _unable: Mapping[str, str] = attrs.field(factory=dict, init=False)
+    _told: Mapping[str, str] = attrs.field(factory=dict, init=False)
+
+    def opened(self, opening: Opening) -> None:
+        """The responder has tried an interface."""
+        self._failed.pop(opening.interface, None)
+        if opening.reason is not None:
+            self._failed[opening.interface] = opening.reason
+        self._tell()
+
+    def present(self, shown: Collection[str]) -> None:
+        """The responder is to be present on these interfaces."""
+        self._failed = {name: reason for name, reason in self._failed.items() if name in shown}
+        self._tell()
+
+    def unable(self, reasons: Mapping[str, str]) -> None:
+        """Interfaces that are of no use for this, and why."""
+        self._unable = reasons
+        self._tell()
+
+    def _tell(self) -> None:
+        now = {**self._unable, **self._failed}
+        if now != self._told:
+            self._told = now
+            self.report(now)
+
+
 @attrs.define(eq=False, kw_only=True)
 class _Wanted:
     """The newest of each kind of input, owned by :func:`_direct`. The salt lasts for this run."""
@@ -190,6 +236,18 @@ class _Wanted:
     interfaces: tuple[Interface, ...] = ()
     generation: int = 0
     salt: bytes = attrs.Factory(lambda self: self.rng.randbytes(SALT_SIZE), takes_self=True)
+
+    def unable(self) -> dict[str, str]:
+        """Interfaces that lead to a local network, and can't be used for want of multicast."""
+        return {
+            interface.name: "multicast is switched off for this interface"
+            for interface in self.interfaces
+            if not self.named
+            and interface.is_up
+            and interface.kind is InterfaceKind.LAN
+            and not interface.flags & IFF_MULTICAST
+            and announced_hosts(interface)
+        }
 
     def presences(self) -> dict[str, Presence]:
         """By interface name, what to be present as."""

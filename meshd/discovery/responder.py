@@ -20,7 +20,7 @@ from zeroconf import BadTypeInNameException
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from meshd.discovery.presence import Presence
-from meshd.discovery.sightings import Heard, Lost
+from meshd.discovery.sightings import Heard, Lost, Opening
 from meshd.ids import to_text
 from meshd.logs import get_logger
 
@@ -58,11 +58,12 @@ class Responder:
     """Keeps the wanted presences up. :meth:`run` blocks in a thread; the other methods are for any thread.
 
     Args:
-        deliver: called in the responder's thread with each announcement; must not block.
+        deliver: called in the responder's thread with each announcement, and with an Opening each time that
+            an interface was opened or could not be; must not block.
         rng: for names; used in the responder's thread.
     """
 
-    def __init__(self, deliver: Callable[[Heard | Lost], None], rng: random.Random) -> None:
+    def __init__(self, deliver: Callable[[Heard | Lost | Opening], None], rng: random.Random) -> None:
         self._deliver = deliver
         self._rng = rng
         self._loop = asyncio.new_event_loop()
@@ -111,10 +112,12 @@ class Responder:
         for session in stale:
             await self._stop_looking(session)
         for name in wanted.keys() - self._sessions.keys():
+            reason: str | None = None
             try:
                 await self._open(wanted[name])
             except (OSError, RuntimeError, zeroconf.Error) as error:
-                log.warning("interface not opened for discovery", interface=name, reason=str(error) or repr(error))
+                reason = str(error) or repr(error)
+            self._deliver(Opening(name, reason))
         # The old name goes only now: whoever knew it has heard the new one by then, and misses nobody.
         await asyncio.gather(*[self._say_goodbye(session) for session in stale])
 
@@ -130,6 +133,8 @@ class Responder:
         self._sessions[presence.interface] = session
         try:
             await session.responder.zeroconf.async_wait_for_start()
+            if not session.responder.zeroconf.engine.senders:
+                raise OSError("the kernel lets nobody join a multicast group there")
             _bind_to_interface(session.responder, presence.interface)
             if presence.port:
                 # The label is random, so nobody is asked whether it is free: that would take a second.

@@ -81,6 +81,14 @@ class Lost:
 
 
 @attrs.frozen
+class Opening:
+    """An interface was opened for discovery; or it could not be, and ``reason`` says why."""
+
+    interface: str
+    reason: str | None
+
+
+@attrs.frozen
 class SightingStatistics:
     """Counts since the start; ``remembered`` and ``strangers`` are of now."""
 

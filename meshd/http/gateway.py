@@ -1,8 +1,8 @@
 """The HTTP gateway's sockets: a Unix socket of its own, and loopback TCP where configured."""
 
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import trio
@@ -42,23 +42,29 @@ class Gateway:
         return len(self._connections)
 
     async def serve(
-        self,
-        settings: SocketSettings,
-        endpoints: Sequence[Endpoint],
-        *,
-        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+        self, settings: SocketSettings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
-        """Serve until cancelled; reports where, as ``http://127.0.0.1:7844`` and the socket's path.
+        """Serve on the Unix socket until cancelled; reports its path.
 
-        Raises MeshdError as :func:`unix_listener` does, and E_PORT.
+        Raises MeshdError as :func:`unix_listener` does.
         """
-        with ExitStack() as closing:
-            listeners = [closing.enter_context(unix_listener(settings))]
-            listeners += [closing.enter_context(tcp_listener(endpoint)) for endpoint in endpoints]
+        with unix_listener(settings) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._around.leases.run)
-                task_status.started([settings.path, *[_url(listener) for listener in listeners[1:]]])
-                await trio.serve_listeners(self._handle, listeners)
+                task_status.started(settings.path)
+                await trio.serve_listeners(self._handle, [listener])
+        raise AssertionError("serve_listeners returns only by an exception")
+
+    async def serve_tcp(
+        self, endpoint: Endpoint, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Serve on TCP too, until cancelled, while :meth:`serve` runs; reports where, as ``http://127.0.0.1:7844``.
+
+        Raises MeshdError E_PORT.
+        """
+        with tcp_listener(endpoint) as listener:
+            task_status.started(_url(listener))
+            await trio.serve_listeners(self._handle, [listener])
         raise AssertionError("serve_listeners returns only by an exception")
 
     async def _handle(self, stream: trio.SocketStream) -> None:
@@ -116,8 +122,8 @@ def tcp_listener(endpoint: Endpoint) -> Iterator[trio.SocketListener]:
             listening.bind((endpoint.host, endpoint.port))
             listening.listen(_BACKLOG)
         except OSError as error:
-            message = f"http.listen: {endpoint}: {error.strerror or error}."
-            raise MeshdError("E_PORT", message, "Stop what holds it, or set http.listen.") from error
+            message = f"The gateway can't listen on TCP {endpoint}: {error.strerror or error}."
+            raise MeshdError("E_PORT", message, "Stop what holds the port, or set http.listen.") from error
         yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
 

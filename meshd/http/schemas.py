@@ -77,6 +77,16 @@ SCHEMAS: dict[str, Schema] = {
             "spool": _object({"messages": _count(), "bytes": _count(), "quota_bytes": _count()}),
             "relays": _list(_object({"url": _text(), "state": _text()})),
             "listen": _object({"quic": _list(_text()), "websocket": _list(_text())}),
+            "outages": _list(
+                _object(
+                    {
+                        "part": _text("A part of the daemon that does not run."),
+                        "code": _text(),
+                        "reason": _text(),
+                        "fix": _text(),
+                    }
+                )
+            ),
         }
     ),
     "Peer": _object(

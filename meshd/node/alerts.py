@@ -28,6 +28,7 @@ class Name(enum.Enum):
     CLOCK_SKEW = "clock-skew"
     CLONE = "clone"
     LOOP_LAG = "loop-lag"
+    PART_DOWN = "part-down"
 
 
 class Level(enum.IntEnum):

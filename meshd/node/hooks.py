@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 import attrs
 import trio
 
+from meshd.errors import MeshdError
 from meshd.links.backoff import Backoff
 from meshd.logs import get_logger
 from meshd.node.alerts import Level
@@ -116,6 +118,14 @@ async def _attempt(deliver: Deliver, alert: dict[str, Any], timeout_s: float) ->
     except HookFailed as error:
         return str(error)
     return f"no end within {timeout_s:g} s" if limit.cancelled_caught else None
+
+
+def check_command(command: Sequence[str]) -> None:
+    """See that the program is there and may be run. Raises MeshdError(E_HOOK)."""
+    if shutil.which(command[0]) is None:
+        found = shutil.which(command[0], os.F_OK) is not None
+        why = "this user may not run it" if found else "there is no such program"
+        raise MeshdError("E_HOOK", f"{command[0]}: {why}.")
 
 
 async def execute(command: Sequence[str], alert: Mapping[str, Any]) -> None:

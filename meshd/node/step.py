@@ -126,7 +126,7 @@ class Node:
         free_bytes: Callable[[], int] = lambda: sys.maxsize,
         vitals: Vitals | None = None,
     ) -> None:
-        me = identity.node_id
+        me, vitals = identity.node_id, vitals or Vitals()
         self._me = me
         self.identity = identity
         self.dialer = dialer
@@ -177,6 +177,7 @@ class Node:
             relays=self._relays,
             quota_bytes=settings.quota_bytes,
             dialer=dialer,
+            outages=vitals.outages,
         )
         self._inquiries = Inquiries(self.membership, self._tickets, rng, self._views.wall)
         self._traces = Traces(self.membership, self._inquiries, self._views)
@@ -201,7 +202,7 @@ class Node:
                 views=self._views,
                 arriving=self._arriving,
                 tally=self._tally,
-                vitals=vitals or Vitals(),
+                vitals=vitals,
                 watch=self._watch,
                 started=now,
                 free_bytes=free_bytes,

@@ -1,7 +1,7 @@
 """What people and scripts see: the command contract's JSON, made from the node's state."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from meshd.node.peers import Peer, Peers
 from meshd.node.relays import Relays
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
+from meshd.node.vitals import Outage
 from meshd.store.ops import TraceRecord
 from meshd.transport.base import Address
 
@@ -40,7 +41,8 @@ class Unasked:
 
 @attrs.frozen(kw_only=True)
 class Views:
-    """Reads, never changes. ``dialer`` tells what a peer's dialer knows; ``wall`` is the wall clock, for people."""
+    """Reads, never changes. ``dialer`` tells what a peer's dialer knows; ``wall`` is the wall clock, for people;
+    ``outages`` are the parts of the daemon that don't run."""
 
     membership: Membership
     peers: Peers
@@ -51,6 +53,7 @@ class Views:
     quota_bytes: int
     dialer: Callable[[NodeId], PeerStatistics | None]
     wall: Callable[[], float] = time.time
+    outages: Mapping[str, Outage] = attrs.field(factory=dict)
 
     def status(self, now: float, started: float, listening: tuple[Address, ...]) -> dict[str, Any]:
         """``meshctl status``."""
@@ -65,6 +68,7 @@ class Views:
             "peers_up": sum(1 for _ in self.peers.links()),
             "peers_known": len(self.membership.members()),
             "saving": self.spool.saving_for,
+            "outages": [attrs.asdict(self.outages[part]) for part in sorted(self.outages)],
             "spool": {
                 "messages": self.spool.messages,
                 "bytes": self.spool.size_bytes,

@@ -61,6 +61,7 @@ class Thresholds:
             Name.LOOP_LAG: Patience(0.0, 30.0),
             Name.SPOOL_FILLING: Patience(0.0, 10.0),
             Name.DISK_LOW: Patience(0.0, 10.0),
+            Name.PART_DOWN: Patience(0.0, 3.0),
         }
         return {name: steady.get(name, Patience(0.0, 0.0)) for name in Name}
 
@@ -157,6 +158,7 @@ class Watch:
         yield self._spool_finding()
         yield self._disk_finding(survey.free_bytes)
         yield self._lag_finding(survey.loop_worst_s)
+        yield self._outage_finding()
         yield from self._clock_findings()
 
     def _peer_findings(self, turn: Turn) -> Iterator[Finding]:
@@ -223,6 +225,11 @@ class Watch:
         return Finding(
             Name.LOOP_LAG, level, f"meshd kept everybody waiting for {worst_s:.1f} s: too little processor time"
         )
+
+    def _outage_finding(self) -> Finding:
+        outages = [f"{outage.part}: {outage.reason}" for outage in self.views.outages.values()]
+        detail = f"meshd runs without a part of it; {'; '.join(sorted(outages))}"
+        return Finding(Name.PART_DOWN, Level.WARNING if outages else Level.FINE, detail)
 
     # --- clocks
 

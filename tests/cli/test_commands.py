@@ -129,6 +129,12 @@ def test_status_is_a_block_of_facts(meshctl: Meshctl, daemon: FakeDaemon) -> Non
     assert meshctl("status", "--json").document == STATUS
 
 
+def test_status_names_what_does_not_run(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    outage = {"part": "listen.quic", "code": "E_PORT", "reason": "it is taken", "fix": "Free it."}
+    daemon.answers["status"] = STATUS | {"outages": [outage]}
+    assert "not running  listen.quic: it is taken. [E_PORT] Free it." in meshctl("status").out.splitlines()
+
+
 @pytest.mark.parametrize(
     ("change", "advice"),
     [

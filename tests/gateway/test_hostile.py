@@ -137,8 +137,10 @@ async def gateway(directory: Path, limits: Limits) -> AsyncIterator[tuple[Node, 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         settings = SocketSettings(str(directory / "http.sock"))
-        places = await nursery.start(Gateway(around, limits).serve, settings, [Endpoint("127.0.0.1", 0)])
-        yield node, places[0], int(places[1].rpartition(":")[2])
+        gateway = Gateway(around, limits)
+        path = await nursery.start(gateway.serve, settings)
+        url = await nursery.start(gateway.serve_tcp, Endpoint("127.0.0.1", 0))
+        yield node, path, int(url.rpartition(":")[2])
         nursery.cancel_scope.cancel()
 
 

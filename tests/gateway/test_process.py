@@ -2,11 +2,9 @@
 
 import json
 import os
-import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -66,20 +64,6 @@ def test_without_it_there_is_no_socket(root: Path) -> None:
         assert not started.http_socket.exists()
         assert started.url == ""
         assert started.stop() == 0
-
-
-def test_a_port_that_is_taken_is_named() -> None:
-    with tempfile.TemporaryDirectory(prefix="meshd-") as root, socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        place = f"127.0.0.1:{taken.getsockname()[1]}"
-        arguments = [sys.executable, *command(Path(root), listen=(place,)), "--log-level", "error"]
-        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=START_S, check=False)
-        assert ended.returncode != 0
-        [line] = ended.stderr.strip().splitlines()
-        assert line.startswith("meshd: http.listen: ")
-        assert place in line
-        assert "[E_PORT]" in line
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs proc(5)")
