@@ -1,6 +1,6 @@
 """Serves the local protocol on a Unix socket: one reader and one writer task per client."""
 
-import math
+from collections.abc import Iterator
 from typing import NoReturn, Protocol
 
 import trio
@@ -108,15 +108,20 @@ class Server:
     async def _read(self, stream: trio.SocketStream, connection: Connection) -> None:
         """Post what the client asks until it closes, in order; waits while the node's inbox is full."""
         greeting_ends = trio.current_time() + _HELLO_TIMEOUT_S
-        while True:
-            with trio.move_on_at(math.inf if connection.greeted else greeting_ends) as waiting:
+        while not connection.greeted:
+            with trio.move_on_at(greeting_ends) as waiting:
                 data = await stream.receive_some(_READ_BYTES)
             if waiting.cancelled_caught:
                 raise ShapeError(f"no hello within {_HELLO_TIMEOUT_S} s")
             if not data:
                 return
-            for request in connection.receive(bytes(data)):
-                await self._post(request)
+            await self._post_all(connection.receive(bytes(data)))
+        while data := await stream.receive_some(_READ_BYTES):
+            await self._post_all(connection.receive(bytes(data)))
+
+    async def _post_all(self, requests: Iterator[Request]) -> None:
+        for request in requests:
+            await self._post(request)
 
     async def _post(self, request: Request) -> None:
         try:

@@ -20,6 +20,7 @@ from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.membership import Membership
 from meshd.node.passing import Passing
 from meshd.node.peers import Link, Peers
+from meshd.node.soonest import Soonest
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
 from meshd.store.ops import DeleteFact, InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
@@ -72,6 +73,7 @@ class Arriving:
         self._held: dict[int, InboxRow] = {}
         self._usage: dict[NodeId, int] = defaultdict(int)
         self._dirty: set[tuple[NodeId, Priority]] = set()
+        self._waits = Soonest()
         self._receipt_count = 0
         self._next_row = 1
         self._last_ephemeral: dict[tuple[NodeId, Priority], Number] = {}
@@ -360,7 +362,8 @@ class Arriving:
 
     def poll(self, turn: Turn) -> None:
         """End the waits that are over."""
-        self._end_waits(turn, self._flows, turn.now_ms)
+        if self._waits.take(turn.now):
+            self._end_waits(turn, self._flows, turn.now_ms)
         if self._sessions.next_end is not None and self._sessions.next_end <= turn.now:
             for ended in self._sessions.take_held_where(lambda held: held.until <= turn.now):
                 _answer_unopened(turn, ended, Refused(ended.id, "expired"))
@@ -371,13 +374,15 @@ class Arriving:
             if due is not None and due <= until_ms:
                 self._dirty.add(key)
                 self._release_held(turn, self._flows[key], until_ms)
+            elif due is not None:
+                self._waits.note(due / 1000)
 
     def next_deadline(self) -> float | None:
-        """When :meth:`poll` has something to do, mesh-local seconds."""
-        deadlines = [due / 1000 for flow in self._flows.values() if (due := flow.next_deadline_ms()) is not None]
-        if self._sessions.next_end is not None:
-            deadlines.append(self._sessions.next_end)
-        return min(deadlines, default=None)
+        """When :meth:`poll` may have something to do, mesh-local seconds."""
+        due, session_end = self._waits.at, self._sessions.next_end
+        if due is None or session_end is None:
+            return session_end if due is None else due
+        return min(due, session_end)
 
     def finish(self, turn: Turn, peers: Peers) -> None:
         """Write down the flows that have moved; their receipts leave when that is durable."""
@@ -394,6 +399,8 @@ class Arriving:
         self._judge_held(turn, peers)
         for source, priority in self._dirty:
             flow = self._flows[source, priority]
+            due_ms = flow.next_deadline_ms()
+            self._waits.note(None if due_ms is None else due_ms / 1000)
             turn.ops.append(PutFact("arrivals", flow_key(source, priority), flow.encode()))
             self._receipt_count += 1
             credit = max(0, self._quota_bytes - self._usage[source])

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from typing import NoReturn
 
 import trio
 
@@ -17,6 +18,7 @@ class Inbox:
         self._events: deque[object] = deque()
         self._room = trio.lowlevel.ParkingLot()
         self._filled = trio.Event()
+        self._alarm = trio.CancelScope()
 
     def __len__(self) -> int:
         return len(self._events)
@@ -40,14 +42,30 @@ class Inbox:
         self.post_nowait(event)
 
     async def take(self, until: float = math.inf) -> list[object]:
-        """All events that are here, waiting for the first one until ``until`` (Trio time). Maybe none."""
+        """All events that are here, waiting for the first one until ``until`` (Trio time). Maybe none, also sooner.
+
+        The time counts only while :meth:`keep_time` runs.
+        """
         if self._events:
             await trio.lowlevel.checkpoint()
         else:
-            with trio.move_on_at(until):
-                await self._filled.wait()
+            if until < self._alarm.deadline:
+                self._alarm.deadline = until
+            await self._filled.wait()
         self._filled = trio.Event()
         events = list(self._events)
         self._events.clear()
         self._room.unpark_all()
         return events
+
+    async def keep_time(self) -> NoReturn:
+        """Wake the consumer at the times that it names.
+
+        One sleeper for all waits: times mostly move on, and a scope of its own for each wait costs more than a
+        wake-up now and then at a time that has been put off.
+        """
+        while True:
+            with self._alarm:
+                await trio.sleep_forever()
+            self._alarm = trio.CancelScope()
+            self._filled.set()

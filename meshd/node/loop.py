@@ -196,6 +196,7 @@ class Loop:
         async with trio.open_nursery() as nursery:
             try:
                 self._carry_out(self.node.start(clock()), nursery)
+                nursery.start_soon(inbox.keep_time)
                 task_status.started()
                 while True:
                     due = self.node.next_deadline()

@@ -23,6 +23,7 @@ from meshd.delivery.shelf import Batch, Entry
 from meshd.errors import MeshdError
 from meshd.ids import NodeId, Priority
 from meshd.node.requests import Acknowledge, AddCredit, Item, Port, Result, Subscribe
+from meshd.node.soonest import Soonest
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import DeleteFact, DeleteInbox, InboxRow, PutFact, ReadExpiredInbox, ReadInbox, Snapshot
 from meshd.wire import codec
@@ -56,6 +57,7 @@ class Mailboxes:
         self._numbers: dict[tuple[int, int], int] = {}
         self._loads: dict[int, _Load] = {}
         self._finished: list[tuple[Entry, str | None]] = []
+        self._timers = Soonest()
         self._next_expiry_ms: int | None = 0
         self._expiry_ticket: int | None = None
         self._consumed_meanwhile: set[int] = set()
@@ -207,21 +209,25 @@ class Mailboxes:
 
     def poll(self, turn: Turn) -> None:
         """Do what is due."""
-        for mailbox in list(self._mailboxes.values()):
-            due = mailbox.next_deadline()
-            if due is not None and due <= turn.now:
-                self._apply(turn, mailbox, mailbox.poll(turn.now))
+        if self._timers.take(turn.now):
+            for mailbox in list(self._mailboxes.values()):
+                due = mailbox.next_deadline()
+                if due is not None and due <= turn.now:
+                    self._apply(turn, mailbox, mailbox.poll(turn.now))
+                else:
+                    self._timers.note(due)
         if self._expiry_ticket is None and self._next_expiry_ms is not None and self._next_expiry_ms <= turn.now_ms:
             self._next_expiry_ms = None  # until the answer, it is that of what the read may not have seen
             self._expiry_ticket = self._tickets.take()
             turn.load(self._expiry_ticket, ReadExpiredInbox(turn.now_ms, _EXPIRE_ROWS))
 
     def next_deadline(self) -> float | None:
-        """When :meth:`poll` has something to do, mesh-local seconds."""
-        deadlines = [due for box in self._mailboxes.values() if (due := box.next_deadline()) is not None]
-        if self._next_expiry_ms is not None and self._expiry_ticket is None:
-            deadlines.append(self._next_expiry_ms / 1000)
-        return min(deadlines, default=None)
+        """When :meth:`poll` may have something to do, mesh-local seconds."""
+        due = self._timers.at
+        if self._next_expiry_ms is None or self._expiry_ticket is not None:
+            return due
+        expiry = self._next_expiry_ms / 1000
+        return expiry if due is None else min(due, expiry)
 
     # --- what a mailbox asks for
 
@@ -254,6 +260,7 @@ class Mailboxes:
                         consumer=effect.consumer,
                         idle_days=round(effect.idle_s / 86400, 1),
                     )
+        self._timers.note(mailbox.next_deadline())
 
     def _deliver(self, turn: Turn, effect: Deliver) -> None:
         reader = self._readers[effect.subscription]

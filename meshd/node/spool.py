@@ -19,6 +19,7 @@ from meshd.node.followers import Stage
 from meshd.node.loading import Loading, waiting_of
 from meshd.node.outcomes import Outcomes
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
+from meshd.node.soonest import Soonest
 from meshd.node.tally import count_reason
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import (
@@ -56,6 +57,7 @@ class Spool:
         self._next_row = 1
         self._dirty: set[NodeId] = set()
         self._given_up: set[NodeId] = set()
+        self._retries = Soonest()
         self.saving_for: str | None = None  # why bulk mail is held back
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -167,28 +169,33 @@ class Spool:
         """Send whatever may leave now to every destination that something has changed for."""
         dirty, self._dirty = self._dirty, set()
         for destination in dirty - {self._me}:
-            if destination in self._given_up:
-                self._refuse_all(turn, destination)
-                continue
-            link, relay = peers.way(destination)
-            if link is None:
-                continue
+            self._plan_for(turn, destination, peers)
             for queue in self.queues_for(destination):
-                if self.saving_for is not None and queue.priority is Priority.BULK:
-                    continue
-                if self.deposits.direct(queue, relay, link, turn.now):
-                    self._rewind(queue)
-                while link.has_room and queue.may_send(turn.now):
-                    if relay is not None and self.deposits.has(queue.ready[0].row, relay):
-                        queue.send_next(turn.now)  # a copy is there already
-                    else:
-                        self._send(turn, link, queue, relay)
-                if relay is None:
-                    queue.wait_for_credit(turn.now)
-                if queue.ready and not link.has_room:
-                    link.waiting.add(destination)
-                if queue.wants_load():
-                    self.loading.start(turn, queue)
+                self._retries.note(self._due(queue, peers))
+
+    def _plan_for(self, turn: Turn, destination: NodeId, peers: Peers) -> None:
+        if destination in self._given_up:
+            self._refuse_all(turn, destination)
+            return
+        link, relay = peers.way(destination)
+        if link is None:
+            return
+        for queue in self.queues_for(destination):
+            if self.saving_for is not None and queue.priority is Priority.BULK:
+                continue
+            if self.deposits.direct(queue, relay, link, turn.now):
+                self._rewind(queue)
+            while link.has_room and queue.may_send(turn.now):
+                if relay is not None and self.deposits.has(queue.ready[0].row, relay):
+                    queue.send_next(turn.now)  # a copy is there already
+                else:
+                    self._send(turn, link, queue, relay)
+            if relay is None:
+                queue.wait_for_credit(turn.now)
+            if queue.ready and not link.has_room:
+                link.waiting.add(destination)
+            if queue.wants_load():
+                self.loading.start(turn, queue)
 
     def plan_local(self, turn: Turn) -> list[tuple[Waiting, Priority]]:
         """Our mail to ourselves: what is to be taken in now. It is never sealed, and read back from disk."""
@@ -418,9 +425,12 @@ class Spool:
 
     def retry(self, turn: Turn, peers: Peers) -> None:
         """Send again what is overdue."""
+        if not self._retries.take(turn.now):
+            return
         for queue in self.queues():
             due = self._due(queue, peers)
             if due is None or due > turn.now:
+                self._retries.note(due)
                 continue
             link = peers.toward(queue.destination)
             if link is not None and queue.in_flight:
@@ -441,13 +451,12 @@ class Spool:
             return queue.retry_at()
         return (queue.paused_until or None) if queue in self.deposits else None
 
-    def next_deadline(self, peers: Peers) -> float | None:
-        """When a lifetime ends, or :meth:`retry` has something to do, mesh-local seconds."""
-        deadlines = [due for queue in self.queues() if (due := self._due(queue, peers)) is not None]
-        expiry_ms = self.endings.next_deadline_ms()
-        if expiry_ms is not None:
-            deadlines.append(expiry_ms / 1000)
-        return min(deadlines, default=None)
+    def next_deadline(self) -> float | None:
+        """When a lifetime may end, or :meth:`retry` may have something to do, mesh-local seconds."""
+        expiry_ms, retry = self.endings.next_deadline_ms(), self._retries.at
+        if expiry_ms is None:
+            return retry
+        return expiry_ms / 1000 if retry is None else min(expiry_ms / 1000, retry)
 
 
 def bundle_frame(waiting: Waiting, now_ms: int) -> BundleFrame:

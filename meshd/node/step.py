@@ -279,7 +279,7 @@ class Node:
     def next_deadline(self) -> float | None:
         """When a turn without events has something to do, mesh-local seconds."""
         deadlines = (
-            self.spool.next_deadline(self.peers),
+            self.spool.next_deadline(),
             self._mailboxes.next_deadline(),
             self._arriving.next_deadline(),
             self._echoes.next_deadline(),

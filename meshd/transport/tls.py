@@ -126,7 +126,8 @@ class TlsStream(trio.abc.Stream):
 
         Raises BrokenResourceError when the connection was cut.
         """
-        await trio.lowlevel.checkpoint()  # here, not after: what has been decrypted must not be lost
+        await trio.lowlevel.checkpoint_if_cancelled()  # here, not after: what has been decrypted must not be lost
+        has_waited = False
         while True:
             self._check()
             data = self._decrypt(max_bytes or _READ_BYTES)
@@ -135,8 +136,11 @@ class TlsStream(trio.abc.Stream):
             if data is not None:
                 if not data:
                     self.ended.set()
+                if not has_waited:  # others get their turn also when there is always more
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return data
             await self._read_raw()
+            has_waited = True
 
     async def send_goodbye(self) -> None:
         """Tell the other side that nothing more will come (RFC 8446 section 6.1)."""
@@ -199,8 +203,14 @@ class TlsStream(trio.abc.Stream):
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
-        async with self._sending:
+        try:
+            self._sending.acquire_nowait()  # a free lock without a pass of the scheduler, which acquire() makes
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
             await self._send_records()
+        finally:
+            self._sending.release()
 
     async def _send_records(self) -> None:
         """Send what TLS has to say. Cut short, the stream is closed: its records must stay in order."""

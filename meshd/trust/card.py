@@ -181,8 +181,7 @@ class Prekeys:
     @property
     def deadline(self) -> float:
         """When ``advance`` is next due, in the seconds of its ``now``."""
-        newest = self._newest_first()
-        return self._keys[newest[0]].made_s + WEEK_S if newest else 0.0
+        return max((key.made_s + WEEK_S for key in self._keys.values()), default=0.0)
 
     def advance(self, now: float, rng: random.Random) -> bool:
         """Make a new prekey when the current one is a week old, and drop the outlived.
