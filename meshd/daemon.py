@@ -38,7 +38,7 @@ from meshd.node.hooks import QUEUED_ALERTS, HookSettings, check_command, run_hoo
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.premises import Site
-from meshd.node.pulse import Pulse, look_around
+from meshd.node.pulse import Pulse, Sights, look_around
 from meshd.node.step import Node, Settings
 from meshd.node.vitals import Outage, Vitals
 from meshd.node.watch import Thresholds
@@ -183,7 +183,7 @@ async def run_daemon(options: Options) -> None:
 
 
 def _settings(options: Options) -> Settings:
-    store, alerts = options.config.store, options.config.alerts
+    store = options.config.store
     return Settings(
         name=options.name,
         quota_bytes=store.quota_bytes,
@@ -191,14 +191,18 @@ def _settings(options: Options) -> Settings:
         max_lifetime_ms=int(store.max_lifetime * 1000),
         max_links=options.config.links.max_links,
         relay_urls=options.config.relay.urls,
-        alerts=Thresholds(
-            peer_down_after_s=alerts.peer_down_after,
-            spool_share=alerts.spool_percent / 100,
-            disk_free_bytes=alerts.disk_free_bytes,
-            loop_lag_s=alerts.loop_lag,
-            clock_skew_s=alerts.clock_skew,
-            mute=frozenset(alerts.mute),
-        ),
+        alerts=_thresholds(options.config.alerts),
+    )
+
+
+def _thresholds(alerts: Alerts) -> Thresholds:
+    return Thresholds(
+        peer_down_after_s=alerts.peer_down_after,
+        spool_share=alerts.spool_percent / 100,
+        disk_free_bytes=alerts.disk_free_bytes,
+        loop_lag_s=alerts.loop_lag,
+        clock_skew_s=alerts.clock_skew,
+        mute=frozenset(alerts.mute),
     )
 
 
@@ -320,8 +324,7 @@ class _Daemon:
         nursery.start_soon(run_hooks, self._told_alerts, hooks, self._rng)
         if hooks.command:
             await self._start_part(nursery, "alerts.exec", partial(_check_hook, hooks))
-        free = partial(free_bytes, self._options.state_dir)
-        nursery.start_soon(look_around, self._inbox, self._vitals, free)
+        nursery.start_soon(look_around, self._inbox, self._vitals, self._sights())
         nursery.start_soon(watch_network, self._inbox.send)
         nursery.start_soon(watch_resume, self._inbox.send)
         await self._mind_power(nursery)
@@ -336,6 +339,16 @@ class _Daemon:
         nursery.start_soon(watchdog, lambda: self.loop.turns, lambda: self._inbox.post_nowait(None))
         device = to_text(self.loop.node.identity.node_id)
         log.info("running", device=device, socket=path, listen=list(map(str, self._bound)), http=self._gateway)
+
+    def _sights(self) -> Sights:
+        return Sights(
+            free_bytes=partial(free_bytes, self._options.state_dir),
+            closings=self.loop.breaker_closings,
+            turns=lambda: self.loop.turns,
+            is_waiting=lambda: self.loop.node.watch.is_waiting,
+            outages=self._vitals.outages,
+            thresholds=_thresholds(self._config.alerts),
+        )
 
     async def _start_part(self, nursery: trio.Nursery, part: str, start: Callable[[], Awaitable[None]]) -> None:
         await start_part(nursery, part, start, self._vitals.outages, self._rng)

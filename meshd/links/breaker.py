@@ -97,6 +97,11 @@ class Breaker:
         """When the next probe may start; None unless open."""
         return self._open_until if self._state is State.OPEN else None
 
+    @property
+    def closings(self) -> int:
+        """How often it closed after it had been open."""
+        return self._transitions[State.CLOSED]
+
     def statistics(self) -> BreakerStatistics:
         """What to show to people."""
         return BreakerStatistics(

@@ -224,6 +224,11 @@ class PeerControl:
         self._retry_at = now
         self._changed.set()
 
+    @property
+    def closings(self) -> int:
+        """How often the breaker closed after it had been open."""
+        return self._breaker.closings
+
     def statistics(self, now: float) -> PeerStatistics:
         """What to show to people."""
         return PeerStatistics(

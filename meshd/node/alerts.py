@@ -143,6 +143,15 @@ class Alerts:
         """Those that are not resolved."""
         return [alert for alert in self._alerts.values() if alert.until is None]
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether time alone will raise or resolve one."""
+        return any(condition.state in (State.PENDING, State.CLEARING) for condition in self._conditions.values())
+
+    def minds(self, name: Name, subject: NodeId | None) -> bool:
+        """Whether it matters that this condition is fine."""
+        return (name, subject) in self._conditions
+
     def judge(self, findings: Iterable[Finding], now: float) -> list[tuple[Change, Alert]]:
         """Take everything that is found now; returns what changes.
 

@@ -170,6 +170,10 @@ class Loop:
         dialer = self._dialers.get(peer)
         return None if dialer is None else dialer.control.statistics(trio.current_time())
 
+    def breaker_closings(self) -> dict[NodeId, int]:
+        """How often the breakers of peers closed after they had been open; those that never did are left out."""
+        return {peer: dialer.control.closings for peer, dialer in self._dialers.items() if dialer.control.closings}
+
     async def hold(self, connection: Connection, result: HandshakeResult, heard: Sequence[bytes]) -> None:
         """Run a link whose handshake ended well elsewhere; ``heard`` are its first frames. The caller closes it."""
         outgoing = Outlet()

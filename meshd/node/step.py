@@ -126,13 +126,12 @@ class Node:
         free_bytes: Callable[[], int] = lambda: sys.maxsize,
         vitals: Vitals | None = None,
     ) -> None:
-        me, vitals = identity.node_id, vitals or Vitals()
-        self._me = me
-        self.identity = identity
-        self.dialer = dialer
+        me = self._me = identity.node_id
+        self.identity, self.dialer = identity, dialer
         self.epoch = self._highest_epoch = epoch
         self._rng = rng
         self._started = now
+        vitals = vitals or Vitals()
         self._tickets = Tickets()
         self._tally = Tally()
         name = snapshot.facts.get("name", {}).get(b"")
@@ -181,7 +180,7 @@ class Node:
         )
         self._inquiries = Inquiries(self.membership, self._tickets, rng, self._views.wall)
         self._traces = Traces(self.membership, self._inquiries, self._views)
-        self._watch = Watch(views=self._views, inquiries=self._inquiries, thresholds=settings.alerts, started=now)
+        self.watch = Watch(views=self._views, inquiries=self._inquiries, thresholds=settings.alerts, started=now)
         parts = Parts(
             membership=self.membership,
             admissions=self.admissions,
@@ -203,11 +202,11 @@ class Node:
                 arriving=self._arriving,
                 tally=self._tally,
                 vitals=vitals,
-                watch=self._watch,
+                watch=self.watch,
                 started=now,
                 free_bytes=free_bytes,
             ),
-            watch=self._watch,
+            watch=self.watch,
         )
         self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
@@ -241,7 +240,7 @@ class Node:
         self.membership.restore(snapshot)
         self._chronicle.restore()
         self.admissions.restore(snapshot)
-        self._watch.restore(snapshot)
+        self.watch.restore(snapshot)
         self.tokens.restore(snapshot)
         self.spool.restore(snapshot)
         self._acceptor.restore(snapshot)
@@ -274,6 +273,7 @@ class Node:
         for event in events:
             self._handle(turn, event)
         self._poll(turn)
+        self.watch.look(turn)
         return self._finish(turn)
 
     def next_deadline(self) -> float | None:
@@ -332,7 +332,7 @@ class Node:
         self._exchange.send_floors(turn)
         self._arriving.finish(turn, self.peers)
         for findings in self._inquiries.take_finished():
-            if self._watch.answered(findings):
+            if self.watch.answered(findings):
                 continue
             if findings.ticket is None:
                 self._traces.finished(turn, findings)
@@ -411,7 +411,7 @@ class Node:
                 self._clients.listening = event
                 self.membership.listen(turn, event.reachable, self.peers)
             case Survey():
-                self._watch.surveyed(turn, event)
+                self.watch.surveyed(event)
             case AdmitDevice():
                 self.admissions.admit(turn, event, self.peers)
             case Inquire():

@@ -1,13 +1,12 @@
-"""What alerts are about: looked at twice a second, from what the parts of the node know anyway. Pure."""
+"""What alerts are about: looked at up to twice a second, from what the parts of the node know anyway. Pure."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from meshd.ids import NodeId, to_text
-from meshd.links.breaker import State as BreakerState
 from meshd.node.accepting import MIN_FREE_BYTES
 from meshd.node.alerts import Alert, Alerts, Change, Finding, Level, Name, Patience, decode_alert, encode_alert
 from meshd.node.effects import TellAlert
@@ -19,6 +18,9 @@ from meshd.wire.inquiry import Topic, encode_argument
 
 LOOK_INTERVAL_S = 0.5
 """How often the shell looks around; with it, what is wrong is told within a second."""
+
+CALM_INTERVAL_S = 5.0
+"""How often the node hears of it when nothing happened that it could tell of."""
 
 FACT_KIND = "alert"
 START_GRACE_S = 30.0
@@ -73,11 +75,21 @@ class Survey:
     Args:
         loop_worst_s: the longest that the event loop made anybody wait since the last survey.
         free_bytes: what the disk still takes. wall_s: the wall clock, seconds since 1970.
+        closings: how often the breakers of peers closed again; those that never did are left out.
     """
 
     loop_worst_s: float
     free_bytes: int
     wall_s: float
+    closings: Mapping[NodeId, int] = attrs.field(factory=dict)
+
+    def is_news(self, before: "Survey", thresholds: Thresholds) -> bool:
+        """Whether it says what ``before`` did not, or what there is an alert for."""
+        return (
+            self.loop_worst_s >= thresholds.loop_lag_s / 2
+            or self.free_bytes < thresholds.disk_free_bytes * DISK_SLACK
+            or self.closings != before.closings
+        )
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -89,6 +101,7 @@ class Watch:
     thresholds: Thresholds
     started: float
     alerts: Alerts = attrs.field(init=False)
+    _survey: Survey | None = attrs.field(default=None, init=False)
     _reached: set[NodeId] = attrs.field(factory=set, init=False)
     _closings: dict[NodeId, int] = attrs.field(factory=dict, init=False)
     _flaps: dict[NodeId, deque[float]] = attrs.field(factory=dict, init=False)
@@ -113,8 +126,20 @@ class Watch:
 
     # --- a look around
 
-    def surveyed(self, turn: Turn, survey: Survey) -> None:
-        """The shell has looked around."""
+    @property
+    def is_waiting(self) -> bool:
+        """Whether to be told of looks around also while nothing happens."""
+        return self.alerts.is_waiting
+
+    def surveyed(self, survey: Survey) -> None:
+        """The shell has looked around. Nothing follows before :meth:`look`."""
+        self._survey = survey
+
+    def look(self, turn: Turn) -> None:
+        """When there was a survey: judge, with all else that this turn has changed."""
+        survey, self._survey = self._survey, None
+        if survey is None:
+            return
         self._ask_clocks(turn, survey)
         found = [finding for finding in self._findings(turn, survey) if finding.name.value not in self.thresholds.mute]
         for change, alert in self.alerts.judge(found, turn.now):
@@ -154,14 +179,14 @@ class Watch:
     # --- conditions
 
     def _findings(self, turn: Turn, survey: Survey) -> Iterator[Finding]:
-        yield from self._peer_findings(turn)
+        yield from self._peer_findings(turn, survey)
         yield self._spool_finding()
         yield self._disk_finding(survey.free_bytes)
         yield self._lag_finding(survey.loop_worst_s)
         yield self._outage_finding()
         yield from self._clock_findings()
 
-    def _peer_findings(self, turn: Turn) -> Iterator[Finding]:
+    def _peer_findings(self, turn: Turn, survey: Survey) -> Iterator[Finding]:
         if self.views.membership.public_key(self.views.membership.me) is None:
             return  # in no mesh, or in none any more: nobody is missed
         for member in self.views.membership.members():
@@ -169,19 +194,22 @@ class Watch:
             link = self.views.peers.toward(node)
             if member.role == "relay":
                 if link is not None or turn.now - self.started >= START_GRACE_S:
-                    yield _missing(Name.RELAY_UNREACHABLE, node, f"no link to the relay {name}", link is None)
+                    yield from self._missing(Name.RELAY_UNREACHABLE, node, f"no link to the relay {name}", link is None)
                 continue
             if link is not None:
                 self._reached.add(node)
             if node in self._reached or self.views.peers.peer(node).was_linked:
-                yield _missing(Name.PEER_DOWN, node, f"no link and no route to {name}", link is None)
-            yield self._flapping(turn.now, node, name)
+                yield from self._missing(Name.PEER_DOWN, node, f"no link and no route to {name}", link is None)
+            if node in survey.closings or node in self._flaps:
+                yield self._flapping(turn.now, node, name, survey.closings.get(node, 0))
             if node in self.views.membership.clones:
                 yield Finding(Name.CLONE, Level.CRITICAL, f"two devices run with the key of {name}", node)
 
-    def _flapping(self, now: float, node: NodeId, name: str) -> Finding:
-        dialer = self.views.dialer(node)
-        closings = 0 if dialer is None else dialer.breaker.transitions.get(BreakerState.CLOSED, 0)
+    def _missing(self, name: Name, node: NodeId, detail: str, is_missing: bool) -> Iterator[Finding]:
+        if is_missing or self.alerts.minds(name, node):
+            yield Finding(name, Level.WARNING if is_missing else Level.FINE, detail, node)
+
+    def _flapping(self, now: float, node: NodeId, name: str, closings: int) -> Finding:
         before, self._closings[node] = self._closings.get(node, 0), closings
         flaps = self._flaps.setdefault(node, deque(maxlen=FLAPS))
         flaps.extend([now] * min(FLAPS, max(0, closings - before)))
@@ -281,10 +309,6 @@ def _median(values: list[float]) -> float:
     """The library's own brings 1 MB of decimals and fractions along."""
     ordered, half = sorted(values), len(values) // 2
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
-
-
-def _missing(name: Name, node: NodeId, detail: str, is_missing: bool) -> Finding:
-    return Finding(name, Level.WARNING if is_missing else Level.FINE, detail, node)
 
 
 def _key(alert: Alert) -> bytes:

@@ -124,8 +124,8 @@ class QuicTransport:
                     connection.take_in(data, source, now)
                     touched[connection] = None
             for connection in touched:
-                connection.kick()
-            for target in udp.refusals():
+                connection.answer(now)
+            for target in udp.refusals() if udp.was_refused else ():
                 for connection in [c for c in self._routes.values() if c.target == target]:
                     connection.refuse("Connection refused")
 

@@ -44,6 +44,19 @@ MAX_SPAN_BYTES = 16 * 1024 * 1024
 _PACE_SECONDS = 0.0005
 """The least sleep: aioquic's pacer asks for each packet at its own time, the pacer's bucket allows 16 at once."""
 
+_QUIET_BYTES = 600
+"""Passes that move no more than this are pings and the like."""
+
+_BUSY_SECONDS = 1.0
+"""So long after a larger one, what has come is looked at and acknowledged without delay, as bulk wants it."""
+
+_GATHER_SECONDS = 0.01
+"""On a quiet connection an acknowledgement waits so long for something to go along with (RFC 9000 section 13.2.1
+allows 25 ms); all that counts on an idle device is how often it wakes."""
+
+_BUSY_ACK_SECONDS = 0.001
+"""aioquic's own delay of acknowledgements."""
+
 _WRITE_BYTES = 32 * 1024
 _CLOSE_SECONDS = 1.0
 _LANES = {0: Lane.CONTROL, 4: Lane.BULK}  # RFC 9000 section 2.1: the dialer's first two streams
@@ -109,23 +122,48 @@ class QuicConnection:
         self._lanes = {lane: _LaneState(stream) for stream, lane in _LANES.items()}
         self._failure: TransportError | RemoteProtocolError | None = None
         self._kick = trio.Event()
+        self._nap = trio.CancelScope()
+        """The driver's sleep, or its last one."""
+        self._taken_bytes = 0
+        self._busy_until = math.inf
+        """Trio time; while the connection opens it is never quiet."""
         self._readable = trio.Event()
         self._peer_finished = trio.Event()
 
     # For the endpoint: bytes in, bytes out.
 
     def take_in(self, data: bytes, source: SockAddr, now: float) -> None:
-        """Process a datagram. Answers go out when the driver is kicked."""
+        """Process a datagram. Call :meth:`answer` after the last one."""
+        self._taken_bytes += len(data)
         try:
+            delay_acks(self._quic, 0.0 if now >= self._busy_until else _BUSY_ACK_SECONDS)
             self._quic.receive_datagram(data, source, now)
         except Exception:
             # Hostile bytes that aioquic does not expect may end this connection, and none besides.
             _log.exception("quic.failed", remote=str(self.remote))
             self._broken = True
 
-    def kick(self) -> None:
-        """Let the driver look at timers, events and what is to be sent."""
-        self._kick.set()
+    def answer(self, now: float) -> None:
+        """Have the driver look at timers, events and what is to be sent: at once, or on a quiet connection soon.
+
+        What has come is handed up at once in any case: an answer to it takes the acknowledgement along.
+        """
+        self._note_traffic(self._taken_bytes, now)
+        self._taken_bytes = 0
+        if self._broken or now < self._busy_until:
+            self._kick.set()
+            return
+        try:
+            self._process_events()
+        except Exception:
+            _log.exception("quic.failed", remote=str(self.remote))  # as in take_in
+            self._broken = True
+            self._kick.set()
+        self._nap.deadline = min(self._nap.deadline, now + _GATHER_SECONDS)
+
+    def _note_traffic(self, size_bytes: int, now: float) -> None:
+        if size_bytes > _QUIET_BYTES and self.state is State.OPEN:
+            self._busy_until = now + _BUSY_SECONDS
 
     def refuse(self, reason: str) -> None:
         """The network says that nobody is there. Only a dial that waits believes it."""
@@ -159,7 +197,7 @@ class QuicConnection:
         self._process_events()
         if self.state is not State.CLOSED:
             timer = self._quic.get_timer()
-            with trio.move_on_at(math.inf if timer is None else max(timer, now + _PACE_SECONDS)):
+            with trio.move_on_at(math.inf if timer is None else max(timer, now + _PACE_SECONDS)) as self._nap:
                 await self._kick.wait()
             self._kick = trio.Event()
 
@@ -286,7 +324,11 @@ class QuicConnection:
         # A stream exists for the listener when something has come on it.
         for state in self._lanes.values():
             self._quic.send_stream_data(state.stream, encode_grant(0))
+        self._set_open()
+
+    def _set_open(self) -> None:
         self.state = State.OPEN
+        self._busy_until = trio.current_time() + _BUSY_SECONDS
         self.opened.set()
 
     def _receive_stream(self, stream: int, data: bytes, *, end: bool) -> None:
@@ -308,8 +350,7 @@ class QuicConnection:
             self._end(state.reader.error)
         state.finished = state.finished or end
         if self.state is State.OPENING and all(lane.opened for lane in self._lanes.values()):
-            self.state = State.OPEN
-            self.opened.set()
+            self._set_open()
         if all(lane.finished for lane in self._lanes.values()):
             self._receive_end()
 
@@ -342,6 +383,7 @@ class QuicConnection:
         datagrams = self._quic.datagrams_to_send(now)
         if not datagrams:
             return
+        self._note_traffic(sum(len(data) for data, _ in datagrams), now)
         error = await self._udp.send(datagrams)
         if error is not None:
             self.refuse(error.strerror or "the network is unreachable")
@@ -352,9 +394,18 @@ def unread_span(quic: aioquic_connection.QuicConnection) -> int:
 
     aioquic doubles its flow-control limits with the furthest byte, also when nothing before it has
     come, and sets aside all the memory between. It has no public way to see that: this is the one
-    look at a private attribute.
+    look at a private attribute, as :func:`delay_acks` is the one that sets any.
     """
     return sum(stream.receiver.highest_offset - stream.receiver.starting_offset() for stream in quic._streams.values())
+
+
+def delay_acks(quic: aioquic_connection.QuicConnection, seconds: float) -> None:
+    """Have what comes next acknowledged at the first flush after so long.
+
+    aioquic puts an acknowledgement into a packet only when its delay is over, and so sends two packets where
+    an answer comes at once. There is no public way to set the delay.
+    """
+    quic._ack_delay = seconds
 
 
 def _explain(event: events.ConnectionTerminated) -> str:

@@ -38,6 +38,8 @@ class UdpSocket:
         self._socket = bind(socket.SOCK_DGRAM, host, port)
         self._offload = offload
         self._writable = trio.Lock()
+        self.was_refused = False
+        """Whether :meth:`refusals` may have something to tell; each look is a system call."""
         self.family = self._socket.family
         name = self._socket.getsockname()
         self.address: Address = to_address("quic", name)
@@ -88,17 +90,22 @@ class UdpSocket:
         for _ in range(_READS_PER_WAKEUP):
             try:
                 data, control, _flags, source = self._socket.recvmsg(65_536, _CONTROL_BYTES)
+            except BlockingIOError:
+                break
             except OSError:
-                break  # nothing more; or an error of something sent before, which is in the error queue
+                self.was_refused = True  # an error of something sent before, which is in the error queue
+                break
             size = next((_GRO_SIZE.unpack(v)[0] for _, kind, v in control if kind == _UDP_GRO), len(data))
             if size >= len(data):
                 datagrams.append((data, source))
             else:
                 datagrams.extend((data[i : i + size], source) for i in range(0, len(data), size))
+        self.was_refused = self.was_refused or not datagrams  # it is not woken for nothing
         return datagrams
 
     def refusals(self) -> Iterator[SockAddr]:
         """The addresses from which the network has answered that nobody is there."""
+        self.was_refused = False
         while True:
             try:
                 _data, control, _flags, target = self._socket.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
@@ -131,6 +138,7 @@ class UdpSocket:
                 if control and error.errno == errno.EMSGSIZE:
                     return await self._send_singly(batch, target)
                 # What an earlier datagram met is reported by the next call, which then sends nothing.
+                self.was_refused = True
                 if attempt or error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH):
                     return error
                 continue

@@ -6,7 +6,6 @@ from functools import partial
 
 import attrs
 
-from tests.bench.backlog import backlog
 from tests.bench.crowd import idle_crowd
 from tests.bench.hops import hops
 from tests.bench.mesh import App, Node, app, await_links, cpu_seconds, mesh, resident_bytes, restart
@@ -301,6 +300,5 @@ ROWS: dict[str, Row] = {
     "crowd": lambda effort: idle_crowd(effort.runs, 20 / effort.scale),
     "discovery": discovery,
     "clients": clients,
-    "backlog": lambda effort: backlog(effort.of(1_000_000)),
 }
 """By the name that ``--only`` takes (its beginning is enough)."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from meshd.ids import NodeId
 from meshd.links.breaker import Breaker, State
 from meshd.links.events import LinkUp
-from meshd.links.peer import Decision, PeerStatistics
 from meshd.node.accepting import MIN_FREE_BYTES
 from meshd.node.alerts import Name
 from meshd.node.effects import TellAlert
@@ -30,13 +30,17 @@ class Looks:
         self.free_bytes = 1 << 40
         self.worst_s = 0.0
         self.wall_ahead_s = 0.0
+        self.closings: dict[NodeId, int] = {}
 
     def look(self, one: Device, seconds: float = LOOK_INTERVAL_S) -> None:
         """Let time pass, with looks of ``one``."""
         for _ in range(max(1, round(seconds / LOOK_INTERVAL_S))):
             self.world.advance(LOOK_INTERVAL_S)
             wall_s = time.time() + self.wall_ahead_s
-            one.inbox.append(Survey(loop_worst_s=self.worst_s, free_bytes=self.free_bytes, wall_s=wall_s))
+            survey = Survey(
+                loop_worst_s=self.worst_s, free_bytes=self.free_bytes, wall_s=wall_s, closings=dict(self.closings)
+            )
+            one.inbox.append(survey)
             self.world.pump()
 
 
@@ -183,16 +187,7 @@ def test_a_breaker_that_flaps_and_one_that_stays_open() -> None:
     now = 0.0
 
     def show() -> None:
-        a.dialers[b.id] = PeerStatistics(
-            peer=b.id,
-            at=now,
-            decision=Decision.DIALING,
-            until=now,
-            breaker=breaker.statistics(),
-            candidates=(),
-            links=(),
-            last_error=None,
-        )
+        looks.closings = {b.id: breaker.closings} if breaker.closings else {}
 
     for _ in range(20):  # probes fail: it opens again and again, and never closes
         breaker.down(now)
@@ -265,7 +260,7 @@ def test_a_relay_that_is_not_there() -> None:
 def test_a_muted_alert_is_not_raised() -> None:
     looks = Looks()
     a = looks.devices[0]
-    thresholds: Any = a.node._watch.thresholds
+    thresholds: Any = a.node.watch.thresholds
     object.__setattr__(thresholds, "mute", frozenset([Name.DISK_LOW.value]))
     looks.free_bytes = 0
     looks.look(a)
