@@ -95,6 +95,14 @@ class Store:
 
 
 @attrs.frozen(kw_only=True)
+class Carry:
+    """Whether copies of others' mail are taken along to other networks."""
+
+    enabled: bool = declare(BOOLEAN, True)
+    quota_bytes: int = declare(SIZE, "128MiB", key="quota")
+
+
+@attrs.frozen(kw_only=True)
 class Api:
     """Who may use the local socket. An empty group is the daemon's own."""
 
@@ -165,6 +173,7 @@ class Config:
     links: Links = Links()
     relay: Relay = Relay()
     store: Store = Store()
+    carry: Carry = Carry()
     api: Api = Api()
     http: Http = Http()
     alerts: Alerts = Alerts()

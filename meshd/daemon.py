@@ -39,7 +39,8 @@ from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.premises import Site
 from meshd.node.pulse import Pulse, Sights, look_around
-from meshd.node.step import Node, Settings
+from meshd.node.settings import Settings
+from meshd.node.step import Node
 from meshd.node.vitals import Outage, Vitals
 from meshd.node.watch import Thresholds
 from meshd.service import begin_life, fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
@@ -183,7 +184,7 @@ async def run_daemon(options: Options) -> None:
 
 
 def _settings(options: Options) -> Settings:
-    store = options.config.store
+    store, carry = options.config.store, options.config.carry
     return Settings(
         name=options.name,
         quota_bytes=store.quota_bytes,
@@ -191,6 +192,7 @@ def _settings(options: Options) -> Settings:
         max_lifetime_ms=int(store.max_lifetime * 1000),
         max_links=options.config.links.max_links,
         relay_urls=options.config.relay.urls,
+        carry_bytes=carry.quota_bytes if carry.enabled else None,
         alerts=_thresholds(options.config.alerts),
     )
 

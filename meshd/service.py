@@ -16,7 +16,7 @@ from meshd.clock import MeshClock, resume_clock
 from meshd.errors import MeshdError
 from meshd.ids import Epoch
 from meshd.kinds import Endpoint
-from meshd.node.step import next_epoch
+from meshd.node.epochs import next_epoch
 from meshd.store.database import Database
 from meshd.store.ops import Op, PutFact, Snapshot
 from meshd.transport.base import Transport

@@ -15,6 +15,8 @@ _LINK_COLOURS = {"up": "green", "suspect": "yellow", "down": "red"}
 REASONS = {
     "no-route": "no path to it now",
     "no-path": "no path to it now",
+    "at-relay": "no path to it now; the relay keeps it too",
+    "carried": "no path to it now; carriers have copies",
     "no-card": "nothing heard of it yet, so it can't be sealed",
     "awaiting-receipt": "sent, not confirmed yet",
     "saving": "held back to save power or volume",

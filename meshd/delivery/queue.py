@@ -213,11 +213,15 @@ class SpoolQueue:
 
     def finish_row(self, row: int, messages: int, size_bytes: int) -> None:
         """The row with this number waits no longer, wherever it is (expiry)."""
-        waiting = self.in_flight.get(row) or next((item for item in self.ready if item.row == row), None)
+        waiting = self.find(row)
         if waiting is not None:
             self.finish(waiting)
         else:
             self.discount(messages, size_bytes)
+
+    def find(self, row: int) -> Waiting | None:
+        """The row with this number, if it is in the window."""
+        return self.in_flight.get(row) or next((item for item in self.ready if item.row == row), None)
 
     def discount(self, messages: int, size_bytes: int) -> None:
         """Account for one row that is gone."""

@@ -8,6 +8,7 @@ from meshd.delivery.outbox import Draft, Outbox, Recipient, Sealed, flow_key, pa
 from meshd.delivery.packing import Pack, Packer, PackKey, Share, message_size
 from meshd.errors import MeshdError
 from meshd.ids import BundleRef, NodeId, Priority, format_message_ids
+from meshd.node.deposits import COPIES
 from meshd.node.effects import Commit
 from meshd.node.followers import STAGES, Follower, Followers, Stage
 from meshd.node.loading import session_fact
@@ -209,7 +210,7 @@ class Acceptor:
             from_peer=None,
             principal=pack.key.principal,
             hop_limit=MAX_HOPS,
-            copies=0,
+            copies=COPIES,
             lifetime_ms=pack.key.lifetime_ms,
             accepted_ms=turn.now_ms,
             expires_ms=turn.now_ms + pack.key.lifetime_ms,

@@ -15,6 +15,7 @@ from meshd.delivery.shelf import Batch
 from meshd.errors import RemoteProtocolError
 from meshd.ids import BundleId, Epoch, Flow, NodeId, Number, Priority, bundle_ref
 from meshd.node.accepting import Limits
+from meshd.node.carriers import Carriers
 from meshd.node.effects import LocalReceipt, SendControl
 from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.membership import Membership
@@ -384,7 +385,7 @@ class Arriving:
             return session_end if due is None else due
         return min(due, session_end)
 
-    def finish(self, turn: Turn, peers: Peers) -> None:
+    def finish(self, turn: Turn, peers: Peers, carriers: Carriers) -> None:
         """Write down the flows that have moved; their receipts leave when that is durable."""
         for entry, reason in self._mailboxes.take_finished():
             flow = self._flow(entry.source, entry.priority)
@@ -409,13 +410,18 @@ class Arriving:
                 turn.when_durable.append(LocalReceipt(receipt))
                 continue
             link, _ = peers.way(source)
-            if link is not None:
-                turn.when_durable.append(self._routed(link, source, receipt))
+            for bearer in carriers.bearers(source, turn.now) if link is None else [link]:
+                turn.when_durable.append(self._routed(bearer, source, receipt))
         self._dirty.clear()
 
     def greet(self, source: NodeId) -> None:
         """There is a path to a device: make sure that it gets the receipts of this moment."""
         self._dirty |= {flow for flow in self._flows if flow[0] == source}
+
+    def greet_absent(self, peers: Peers) -> None:
+        """There is a carrier: it is to have the receipts of this moment for those without a path."""
+        absent = {source for source, _ in self._flows if source != self._me and peers.way(source)[0] is None}
+        self._dirty |= {flow for flow in self._flows if flow[0] in absent}
 
     def _routed(self, link: Link, source: NodeId, receipt: Receipt) -> SendControl:
         body = encode_receipt(receipt)

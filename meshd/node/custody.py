@@ -26,6 +26,11 @@ class Custody:
         """Bytes that a neighbour has handed over and that are still here."""
         return self._charges.get(neighbour, 0)
 
+    def giver(self, row: int) -> NodeId | None:
+        """Who handed the bundle of this row over; None when that was before a restart, or when it is our own."""
+        charged = self._charged.get(row)
+        return None if charged is None else charged[0]
+
     def take(self, neighbour: NodeId, row: SpoolRow) -> None:
         """A neighbour handed a bundle over."""
         bundle = row.bundle or BundleId(b"")

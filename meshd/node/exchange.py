@@ -11,6 +11,8 @@ from meshd.errors import RemoteProtocolError
 from meshd.ids import NodeId, Number, Priority
 from meshd.links.events import FramesReceived
 from meshd.node.arriving import Arriving
+from meshd.node.carried import Carried
+from meshd.node.carriers import Carriers
 from meshd.node.echo import Echoes
 from meshd.node.effects import CloseLink, DataAcked
 from meshd.node.inquiries import ANSWER_LABEL, QUESTION_LABEL, Inquiries
@@ -39,6 +41,8 @@ class Exchange:
     sessions: OutgoingSessions
     notices: Notices
     inquiries: Inquiries
+    carriers: Carriers
+    carried: Carried
     _floors_due: dict[tuple[NodeId, Priority], Number] = attrs.field(factory=dict, init=False)
     """The number that a floor has to reach until nothing can wait in vain."""
     _floors_untold: set[tuple[NodeId, Priority]] = attrs.field(factory=set, init=False)
@@ -88,7 +92,11 @@ class Exchange:
                 raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
 
     def _pass_on(self, turn: Turn, link: Link, frame: Routed) -> None:
-        """A notice for another device. Relays keep some of them; whoever misses another one asks again."""
+        """A notice for another device. Relays and carriers keep some; whoever misses another one asks again."""
+        if frame.source == self.membership.me:  # handed back by who kept it: it is signed, and our own word is newer
+            return
+        if frame.kind == Kind.RECEIPT:
+            self.carried.receipt_passed(turn, frame)
         onward, relay = self.peers.way(frame.destination)
         if onward is None:
             self.notices.keep(turn, frame)
@@ -130,6 +138,9 @@ class Exchange:
                 self.inquiries.asked(turn, source, self._body(link, frame, public_key, QUESTION_LABEL), self.peers)
             case Kind.ANSWER:
                 self.inquiries.answered(turn, source, self._body(link, frame, public_key, ANSWER_LABEL))
+            case Kind.ENCOUNTERS:
+                if link.peer == source and self.carriers.heard(turn, link, frame.body):
+                    self.spool.touch_all()
             case Kind.STALE_EPOCH:
                 stale = open_stale_epoch(public_key, frame.body)
                 self._check_for_us(stale.source)
@@ -165,19 +176,25 @@ class Exchange:
                 self._floors_untold.discard((destination, priority))
                 continue
             link, _ = self.peers.way(destination)
-            floor = self.spool.floor(destination, priority)
             is_own = destination == self.membership.me
-            if (link is None and not is_own) or floor is None:  # the disk will tell
+            is_told = (destination, priority) not in self._floors_untold
+            links = [link] if link is not None else [] if is_own or is_told else self._bearers(turn, destination)
+            floor = self.spool.floor(destination, priority) if links or is_own else None
+            if floor is None:  # there is no way, or the disk will tell
                 continue
             if floor >= wanted:
                 del self._floors_due[destination, priority]
-            elif (destination, priority) not in self._floors_untold:
+            elif is_told:
                 continue
             self._floors_untold.discard((destination, priority))
             body = encode_floor(priority, floor)
-            if link is None:
+            if is_own:
                 self.arriving.floor_raised(turn, destination, body)
                 continue
-            if link.peer != destination:
+            if links[0].peer != destination:
                 body = sign_blob(self.membership.identity, FLOOR_LABEL, destination + body)
-            turn.send(link.number, Routed(self.membership.me, destination, MAX_HOPS, Kind.FLOOR, body))
+            for one in links:
+                turn.send(one.number, Routed(self.membership.me, destination, MAX_HOPS, Kind.FLOOR, body))
+
+    def _bearers(self, turn: Turn, destination: NodeId) -> list[Link]:
+        return self.carriers.bearers(destination, turn.now)

@@ -8,6 +8,7 @@ from meshd.ids import Epoch, NodeId
 from meshd.links.choice import transport_rank
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.node.arriving import Arriving
+from meshd.node.carriers import Carriers
 from meshd.node.chronicle import Chronicle
 from meshd.node.company import Company
 from meshd.node.effects import CloseLink
@@ -43,6 +44,7 @@ class Linking:
     chronicle: Chronicle
     notices: Notices
     company: Company
+    carriers: Carriers
     seen: Epoch | None = None
     _transports: dict[NodeId, str] = attrs.field(factory=dict, init=False)
     """What each peer was linked over last."""
@@ -83,6 +85,7 @@ class Linking:
         self.chronicle.link_down(turn, event, self.peers.link(event.link))
         self.peers.down(turn, event)
         self.company.link_down(turn, event)
+        self.carriers.link_ended(event.link)
         self._path_changed(turn, event.peer, before)
         now_used = self.peers.link_to(event.peer)
         if now_used is not None and now_used is not before:
@@ -105,6 +108,7 @@ class Linking:
         for queue in self.spool.queues():
             self.spool.touch(queue.destination)
         self.routes.metered = event.metered
+        self.carriers.set_metered(turn, event.metered)
         for link in self.peers.links():
             self.routes.measured(turn, link.peer)
 
@@ -118,6 +122,7 @@ class Linking:
             if destination in self.peers.relays:
                 self.spool.touch_all()
             if destination in self.peers.next_hops:
+                self.carriers.reached(destination)
                 self.arriving.greet(destination)
                 self._owe_floors(destination)
                 self._hand_out(turn, destination)
@@ -145,6 +150,7 @@ class Linking:
             self.routes.link_chosen(turn, link)
         if before is not None:
             self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
+        self.carriers.link_changed(turn, peer, before, link)
         self.spool.touch(peer)
         if peer in self.peers.relays:
             self.spool.touch_all()
@@ -158,6 +164,7 @@ class Linking:
 
     def _greet(self, turn: Turn, link: Link) -> None:
         self.membership.greet(turn, link)
+        self.carriers.reached(link.peer)
         self.arriving.greet(link.peer)
         self._hand_out(turn, link.peer)
         self._owe_floors(link.peer)

@@ -129,6 +129,8 @@ class Measures:
         yield "meshd_bundles_resent_total", (), tally.resent
         yield from _each("meshd_bundles_turned_away_total", tally.turned_away)
         yield "meshd_bundles_taken_over_total", (), tally.taken_over
+        yield "meshd_bundles_carried_total", (), tally.carried
+        yield "meshd_copies_given_total", (), tally.copies_given
         yield from _each("meshd_custody_ended_total", {"passed-on": 0} | tally.custody_ended)
 
     def _peers(self, names: dict[NodeId, str], now: float) -> _Values:

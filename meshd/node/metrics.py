@@ -131,6 +131,8 @@ GROUPS: tuple[Group, ...] = (
             _counter("meshd_bundles_resent_total", "Bundles sent again because a receipt or an ack was overdue."),
             _counter("meshd_bundles_turned_away_total", "Bundles that a next hop did not take.", "reason"),
             _counter("meshd_bundles_taken_over_total", "Bundles of others taken into custody."),
+            _counter("meshd_bundles_carried_total", "Copies of others' bundles taken to be carried."),
+            _counter("meshd_copies_given_total", "Bundles of which carriers were given copies, for each carrier."),
             _counter(
                 "meshd_custody_ended_total", "Bundles of others that left this device's custody, and why.", "reason"
             ),

@@ -1,4 +1,4 @@
-"""What a relay keeps for absent devices beside their mail: offers, receipts and floors, the newest of each.
+"""What relays and carriers keep for absent devices beside their mail: offers, receipts and floors, the newest of each.
 
 Without the offer of its session, mail that is handed out when its source is away could not be opened.
 Each notice is signed by its source for its destination, and kept only when that holds.
@@ -10,10 +10,12 @@ from typing import Any
 import attrs
 
 from meshd.delivery.outbox import FLOOR_LABEL, decode_floor
-from meshd.delivery.receipts import RECEIPT_LABEL, decode_receipt
+from meshd.delivery.receipts import RECEIPT_LABEL, Receipt, decode_receipt
 from meshd.errors import RemoteProtocolError
-from meshd.ids import NODE_ID_SIZE, NodeId
+from meshd.ids import NODE_ID_SIZE, NodeId, Priority
+from meshd.node.carriers import Carriers
 from meshd.node.membership import Membership
+from meshd.node.peers import Link
 from meshd.node.turn import Turn
 from meshd.store.ops import DeleteFact, PutFact, Snapshot
 from meshd.trust.identity import SIGNATURE_SIZE
@@ -25,7 +27,11 @@ OFFERS_KEPT = 16
 """Of one source to one destination; the newest stay."""
 
 NOTICES_KEPT = 16_384
-"""In one mesh."""
+"""By a relay, in one mesh."""
+NOTICES_CARRIED = 1024
+"""By a carrier."""
+NOTICES_HANDED_ROUND = 256
+"""To a carrier that is met, the newest."""
 
 
 @attrs.frozen
@@ -56,10 +62,11 @@ class _Kept:
 
 
 class Notices:
-    """Keeps and hands out. Does nothing on a device that is no relay."""
+    """Keeps and hands out. Does nothing on a device that is neither relay nor carrier."""
 
-    def __init__(self, membership: Membership) -> None:
+    def __init__(self, membership: Membership, carriers: Carriers) -> None:
         self._membership = membership
+        self._carriers = carriers
         self._kept: dict[NodeId, dict[_Key, _Kept]] = {}
         self._count = 0
 
@@ -73,7 +80,8 @@ class Notices:
 
     def keep(self, turn: Turn, frame: Routed) -> None:
         """A notice for a device without a path. One that its source did not make is dropped."""
-        if not self._membership.is_relay(self._membership.me):
+        is_relay = self._membership.is_relay(self._membership.me)
+        if not is_relay and not self._carriers.carries:
             return
         try:
             key = self._key(frame)
@@ -85,7 +93,7 @@ class Notices:
         order = self._order(key, frame.body)
         kept = self._kept.setdefault(key.destination, {})
         before = kept.get(key)
-        if before is None and self._count >= NOTICES_KEPT:
+        if before is None and self._count >= (NOTICES_KEPT if is_relay else NOTICES_CARRIED):
             return
         if before is not None and before.order is not None and order <= before.order:
             return
@@ -129,6 +137,28 @@ class Notices:
         """There is a path to a device, beginning with ``link``: tell it all that was kept for it."""
         for key, kept in self._kept.get(destination, {}).items():
             turn.send(link, Routed(key.source, key.destination, MAX_HOPS, key.kind, kept.body))
+
+    def hand_round(self, turn: Turn, link: Link) -> None:
+        """A carrier is met: it may meet whom they are for, or carry what they end."""
+        found = [
+            (notice.at_ms, key, notice.body)
+            for kept in self._kept.values()
+            for key, notice in kept.items()
+            if link.peer not in (key.source, key.destination)
+        ]
+        found.sort(key=lambda item: item[0])
+        for _, key, body in found[-NOTICES_HANDED_ROUND:]:
+            turn.send(link.number, Routed(key.source, key.destination, MAX_HOPS, key.kind, body))
+
+    def offer(self, destination: NodeId, source: NodeId, session: bytes) -> bytes | None:
+        """The offer of a session, if it is kept."""
+        kept = self._kept.get(destination, {}).get(_Key(destination, source, Kind.OFFER, session))
+        return None if kept is None else kept.body
+
+    def receipt(self, destination: NodeId, source: NodeId, priority: Priority) -> Receipt | None:
+        """What ``source`` says that it has of the mail of ``destination``, if that is kept."""
+        kept = self._kept.get(destination, {}).get(_Key(destination, source, Kind.RECEIPT, bytes((priority,))))
+        return None if kept is None else decode_receipt(kept.body[NODE_ID_SIZE:-SIGNATURE_SIZE])
 
     def forget_before(self, turn: Turn, before_ms: int) -> None:
         """Drop what is older, and what is for or from devices that left the mesh."""

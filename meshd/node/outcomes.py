@@ -16,6 +16,9 @@ from meshd.store.ops import ExpiredRow, FinishSpool, JournalEntry
 from meshd.wire.bundle import decode_head
 
 TRACE_KEPT_MS = 7 * 24 * 3600 * 1000
+CARRIER = "carrier"
+"""The reason of a copy that was given to one."""
+
 _UNCONSUMED_ROWS = 16_384
 
 _Watched: TypeAlias = dict[int, tuple[BundleRef, int]]
@@ -38,6 +41,11 @@ class Outcomes:
     def sent(self, turn: Turn, ref: BundleRef, via: str) -> None:
         """A bundle left for its next hop."""
         turn.journal.append(JournalEntry(ref, turn.now_ms, "sent", None, via))
+        self._followers.reach(turn, ref, Stage.SENT)
+
+    def copied(self, turn: Turn, ref: BundleRef, to: str) -> None:
+        """A carrier was given copies of a bundle."""
+        turn.journal.append(JournalEntry(ref, turn.now_ms, "copied", CARRIER, to))
         self._followers.reach(turn, ref, Stage.SENT)
 
     def arrived(self, turn: Turn, queue: SpoolQueue, done: Sequence[Waiting]) -> None:

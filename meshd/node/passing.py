@@ -2,13 +2,16 @@
 
 from meshd.ids import BundleId, NodeId, bundle_ref
 from meshd.node.accepting import Limits
+from meshd.node.carried import Carried
+from meshd.node.carriers import Carriers
+from meshd.node.deposits import COPIES
 from meshd.node.membership import Membership
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
 from meshd.node.spool import Spool
 from meshd.node.turn import Turn
 from meshd.store.ops import JournalEntry, PutSpool, SpoolRow
 from meshd.wire.bundle import Head
-from meshd.wire.frames import BundleFrame, Busy, Refused
+from meshd.wire.frames import ALREADY_HELD, NOT_A_CARRIER, BundleFrame, Busy, Refused
 
 RETRY_AFTER_MS = 5_000
 ROW_OVERHEAD_BYTES = 256
@@ -19,11 +22,21 @@ _NEIGHBOUR_SHARE = 0.25
 class Passing:
     """Store-and-forward for others. A hop acks what it has on disk, and keeps it until the next one does."""
 
-    def __init__(self, me: NodeId, membership: Membership, spool: Spool, limits: Limits) -> None:
+    def __init__(
+        self,
+        me: NodeId,
+        membership: Membership,
+        spool: Spool,
+        limits: Limits,
+        carriers: Carriers,
+        carried: Carried,
+    ) -> None:
         self._me = me
         self._membership = membership
         self._spool = spool
         self._limits = limits
+        self._carriers = carriers
+        self._carried = carried
 
     def receive(self, turn: Turn, link: Link, frame: BundleFrame, head: Head, bundle: BundleId, peers: Peers) -> None:
         """A bundle came that is for another device."""
@@ -39,8 +52,15 @@ class Passing:
             self._hand_on(turn, link, frame, head, bundle, peers)
         elif bundle in self._spool.custody:
             turn.tally.hop_duplicates += 1
+            if frame.copies:
+                turn.turned_away[link.number].append(Refused(bundle, ALREADY_HELD))
+            else:
+                turn.stored[link.number].append(bundle)
+        elif frame.copies and not self._carriers.carries and not self._membership.is_relay(self._me):
+            turn.turned_away[link.number].append(Refused(bundle, NOT_A_CARRIER))
+        elif frame.copies and self._is_delivered(head):
             turn.stored[link.number].append(bundle)
-        elif self._is_full(link.peer, len(frame.body)):
+        elif self._is_full(link.peer, len(frame.body)) or (frame.copies and self._is_laden(link.peer, len(frame.body))):
             turn.turned_away[link.number].append(Busy(bundle, RETRY_AFTER_MS))
         else:
             self._take(turn, link, frame, head, bundle, peers)
@@ -52,6 +72,18 @@ class Passing:
             limits.is_disk_full
             or self._spool.size_bytes + size_bytes > limits.quota_bytes
             or self._spool.custody.charge_of(neighbour) + size_bytes > one
+        )
+
+    def _is_delivered(self, head: Head) -> bool:
+        flow = head.flow
+        return self._carried.is_delivered(flow.source, flow.destination, flow.priority, head.number)
+
+    def _is_laden(self, neighbour: NodeId, size_bytes: int) -> bool:
+        """Whether so much waits here for others, or for this neighbour, that no copy is taken."""
+        quota_bytes = self._carriers.quota_bytes or 0
+        return (
+            self._spool.others_bytes + size_bytes > quota_bytes
+            or self._spool.custody.charge_of(neighbour) + size_bytes > quota_bytes * _NEIGHBOUR_SHARE
         )
 
     def _take(self, turn: Turn, link: Link, frame: BundleFrame, head: Head, bundle: BundleId, peers: Peers) -> None:
@@ -71,16 +103,21 @@ class Passing:
             from_peer=link.peer,
             principal=None,
             hop_limit=frame.hop_limit,
-            copies=frame.copies,
+            copies=min(frame.copies, COPIES // 2),
             lifetime_ms=head.lifetime_ms,
             accepted_ms=turn.now_ms - frame.age_ms,
             expires_ms=turn.now_ms + head.lifetime_ms - frame.age_ms,
             size_bytes=len(frame.body) + ROW_OVERHEAD_BYTES,
         )
-        turn.tally.taken_over += 1
+        event = "carried" if frame.copies else "custody"
+        if frame.copies:
+            turn.tally.carried += 1
+            self._carried.taken(head.flow.destination)
+        else:
+            turn.tally.taken_over += 1
         turn.ops.append(PutSpool(row))
         turn.stored[link.number].append(bundle)
-        turn.journal.append(JournalEntry(ref, turn.now_ms, "custody", None, self._membership.name_of(link.peer)))
+        turn.journal.append(JournalEntry(ref, turn.now_ms, event, None, self._membership.name_of(link.peer)))
         onward = peers.toward(head.flow.destination)
         keep = onward is not None and onward is not link and frame.hop_limit > 0
         self._spool.put(row, keep=keep)

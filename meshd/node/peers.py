@@ -34,6 +34,8 @@ class Unacked:
     size_bytes: int
     relay: NodeId | None = None
     """Where it is a copy for a mailbox."""
+    copies: int = 0
+    """How many copies a carrier was given with it."""
 
 
 @attrs.define(eq=False)
@@ -51,6 +53,8 @@ class Link:
     """Sessions whose offer went over this link."""
     waiting: set[NodeId] = attrs.field(factory=set)
     """Destinations with mail that the window held back."""
+    declines: bool = False
+    """The peer was asked to carry, and would not, or had no room."""
 
     @property
     def number(self) -> int:

@@ -58,6 +58,8 @@ class Spool:
         self._dirty: set[NodeId] = set()
         self._given_up: set[NodeId] = set()
         self._retries = Soonest()
+        self.stranded: set[NodeId] = set()
+        """Destinations without a path that were looked at; whoever finds carriers for them clears it."""
         self.saving_for: str | None = None  # why bulk mail is held back
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -93,6 +95,11 @@ class Spool:
     def size_bytes(self) -> int:
         """Bytes of everything that waits."""
         return sum(queue.size_bytes for queue in self.queues())
+
+    @property
+    def others_bytes(self) -> int:
+        """Bytes of what waits here for others."""
+        return sum(queue.size_bytes for queue in self.queues() if not queue.own)
 
     @property
     def messages(self) -> int:
@@ -135,6 +142,10 @@ class Spool:
         if row.row not in self.endings:
             self.queue(row.destination, row.priority).finish_row(row.row, row.messages, row.size_bytes)
 
+    def look_at(self, at: float | None) -> None:
+        """A queue has something to do by itself then."""
+        self._retries.note(at)
+
     def touch(self, destination: NodeId) -> None:
         """Look at this destination in the next plan."""
         self._dirty.add(destination)
@@ -154,7 +165,7 @@ class Spool:
         for queue in [queue for queue in self.queues() if not queue.own]:
             for waiting in (*queue.in_flight.values(), *queue.ready):
                 if decode_head(waiting.head).flow.source == node:
-                    self._let_go(turn, queue, waiting, "removed")
+                    self.let_go(turn, queue, waiting, "removed")
             if queue.rows > queue.rows_in_memory:  # some of them may have been passed over, as not to leave
                 self._rewind(queue)
                 self.touch(queue.destination)
@@ -179,6 +190,7 @@ class Spool:
             return
         link, relay = peers.way(destination)
         if link is None:
+            self.stranded.add(destination)
             return
         for queue in self.queues_for(destination):
             if self.saving_for is not None and queue.priority is Priority.BULK:
@@ -236,6 +248,9 @@ class Spool:
             if unacked.row == NO_ROW:
                 continue
             queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
+            if unacked.copies:  # the carrier has them, or will get them when it comes again
+                self.deposits.look_anew(queue)
+                continue
             queues.setdefault(queue, []).append(unacked.row)
         for queue, rows in queues.items():
             if other_path:
@@ -277,7 +292,7 @@ class Spool:
         for row in rows:
             if row.source in self._given_up:
                 queue.discount(row.messages, row.size_bytes)
-                self._end_custody(turn, row.row, row.ref, "removed")
+                self.end_custody(turn, row.row, row.ref, "removed")
         return [row for row in rows if row.source not in self._given_up]
 
     # --- answers
@@ -330,7 +345,7 @@ class Spool:
                 if queue.own:
                     self._refuse(turn, queue, waiting, "removed")
                 else:
-                    self._let_go(turn, queue, waiting, "removed")
+                    self.let_go(turn, queue, waiting, "removed")
             if queue.wants_load():
                 self.loading.start(turn, queue)
 
@@ -356,7 +371,7 @@ class Spool:
         authentic may be a hop's work: its source has the true one, and sends it again.
         """
         unacked = link.unacked.get(refused.bundle)
-        if unacked is None or unacked.own:  # our own end by the destination's signed notice
+        if unacked is None or unacked.own or unacked.copies:  # our own end by the destination's signed notice
             return False
         if refused.code == "loop":  # its source has a path of its own, and keeps it until the receipt
             waiting = self.queue(unacked.destination, unacked.priority, own=False).in_flight.get(unacked.row)
@@ -368,21 +383,25 @@ class Spool:
         unacked = link.acked(bundle)
         if unacked is None:
             return
+        if unacked.copies:
+            self.deposits.given(unacked.row, link.peer)
+            return
         if unacked.own or unacked.relay is not None:
             self.deposits.note(unacked.row, unacked.relay or link.peer)
             return
         queue = self.queue(unacked.destination, unacked.priority, own=False)
         waiting = queue.in_flight.get(unacked.row)
         if waiting is not None:
-            self._let_go(turn, queue, waiting, reason)
+            self.let_go(turn, queue, waiting, reason)
 
-    def _let_go(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, reason: str) -> None:
+    def let_go(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, reason: str) -> None:
         """Our custody of a bundle ends."""
         queue.finish(waiting)
         self.custody.forget([waiting.bundle])
-        self._end_custody(turn, waiting.row, waiting.ref, reason)
+        self.end_custody(turn, waiting.row, waiting.ref, reason)
 
-    def _end_custody(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
+    def end_custody(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
+        """A row of others that is in no queue's window ends."""
         count_reason(turn.tally.custody_ended, reason)
         self.endings.note([row])
         self.deposits.end([row])
@@ -396,6 +415,10 @@ class Spool:
             return
         count_reason(turn.tally.turned_away, code)
         queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
+        if unacked.copies:
+            self.deposits.turned_down(turn, queue, unacked.row, link, code)
+            self.touch(queue.destination)
+            return
         if unacked.row not in queue.in_flight:  # it has ended meanwhile, or waits to be sent again: nothing to wait for
             return
         if queue.paused_until <= turn.now:
@@ -459,8 +482,11 @@ class Spool:
         return expiry_ms / 1000 if retry is None else min(expiry_ms / 1000, retry)
 
 
-def bundle_frame(waiting: Waiting, now_ms: int) -> BundleFrame:
-    """The frame that carries a waiting bundle, with its age of this moment and one hop less to go."""
+def bundle_frame(waiting: Waiting, now_ms: int, *, copies: int = 0) -> BundleFrame:
+    """The frame that carries a waiting bundle, with its age of this moment and one hop less to go.
+
+    With ``copies`` it is for a carrier; without, the next hop takes it over.
+    """
     age_ms = max(0, now_ms - waiting.accepted_ms)
     hop_limit = max(0, waiting.hop_limit - 1)
-    return BundleFrame(hop_limit, age_ms, waiting.copies, waiting.head, waiting.body, len(waiting.body))
+    return BundleFrame(hop_limit, age_ms, copies, waiting.head, waiting.body, len(waiting.body))

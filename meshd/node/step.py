@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import attrs
-
 from meshd.delivery.outbox import Outbox
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.discovery.events import PeerSeen, ThriftChanged
@@ -20,6 +18,8 @@ from meshd.links.peer import PeerStatistics
 from meshd.node.accepting import Acceptor, Limits
 from meshd.node.admission import Admissions, AdmitDevice, JoinEnded
 from meshd.node.arriving import Arriving
+from meshd.node.carried import Carried
+from meshd.node.carriers import Carriers
 from meshd.node.chronicle import Chronicle
 from meshd.node.clients import Clients, Listening, Parts
 from meshd.node.company import Company
@@ -51,14 +51,16 @@ from meshd.node.peers import Peers
 from meshd.node.relays import Relays
 from meshd.node.requests import Request
 from meshd.node.routes import Routes
+from meshd.node.settings import Settings
 from meshd.node.spool import Spool
+from meshd.node.spreading import Spreading
 from meshd.node.tally import Tally, count_reason
 from meshd.node.tokens import Tokens
 from meshd.node.traces import Traces
 from meshd.node.turn import Tickets, Turn
 from meshd.node.views import Views
 from meshd.node.vitals import Vitals
-from meshd.node.watch import Survey, Thresholds, Watch
+from meshd.node.watch import Survey, Watch
 from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity
@@ -73,33 +75,6 @@ SESSION_KEPT_MS = 7 * 24 * 3600 * 1000
 JOURNAL_KEPT_MS = 7 * 24 * 3600 * 1000
 JOURNAL_ROWS_MAX = 1_000_000
 """In the journal; the oldest go first."""
-
-
-@attrs.frozen(kw_only=True)
-class Settings:
-    """What the configuration says, as far as the node is concerned.
-
-    Args:
-        neighbour_bytes: for what one neighbour hands over for others; None for a quarter of the quota.
-        relay_urls: relays to be used before others, in this order.
-    """
-
-    name: str
-    quota_bytes: int
-    default_lifetime_ms: int
-    max_lifetime_ms: int
-    max_links: int = 16
-    neighbour_bytes: int | None = None
-    relay_urls: tuple[str, ...] = ()
-    alerts: Thresholds = attrs.field(factory=Thresholds)
-
-
-def next_epoch(snapshot: Snapshot, rng: random.Random) -> tuple[Epoch, PutFact]:
-    """The epoch of the life that begins, above all earlier ones; to be committed before the node starts."""
-    stored = snapshot.facts.get("epoch", {}).get(b"")
-    counter = codec.decode(stored)[0] + 1 if stored is not None else 1
-    epoch = Epoch(counter, rng.randbytes(8))
-    return epoch, PutFact("epoch", b"", codec.encode(plain_epoch(epoch)))
 
 
 class Node:
@@ -156,14 +131,16 @@ class Node:
         )
         self._acceptor = Acceptor(me, self._outbox, self.spool, self._followers, self._tickets, limits)
         self._mailboxes = Mailboxes(self._tickets, run=epoch.counter)
-        passing = Passing(me, self.membership, self.spool, limits)
+        self._carriers = Carriers(self.membership, self.peers, quota_bytes=settings.carry_bytes)
+        self._notices = Notices(self.membership, self._carriers)
+        self._carried = Carried(self.membership, self.spool, self._notices, self._tickets)
+        passing = Passing(me, self.membership, self.spool, limits, self._carriers, self._carried)
         self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, passing, limits)
         self.admissions = Admissions(self.membership, self._tickets, rng)
         self._echoes = Echoes(me)
         self._routes = Routes(self.membership, self.peers, epoch, rng)
         self._company = Company(self.membership, self.peers, self._routes, settings.max_links, rng)
         self._relays = Relays(self.membership, self.peers, settings.relay_urls)
-        self._notices = Notices(self.membership)
         self._enlisting = Enlisting(self.membership, self._tickets)
         self._chronicle = Chronicle(self.membership)
         self.tokens = Tokens(rng)
@@ -220,6 +197,17 @@ class Node:
             sessions=self._sessions,
             notices=self._notices,
             inquiries=self._inquiries,
+            carriers=self._carriers,
+            carried=self._carried,
+        )
+        self._spreading = Spreading(
+            peers=self.peers,
+            spool=self.spool,
+            outcomes=outcomes,
+            notices=self._notices,
+            arriving=self._arriving,
+            exchange=self._exchange,
+            carriers=self._carriers,
         )
         self._linking = Linking(
             membership=self.membership,
@@ -231,6 +219,7 @@ class Node:
             chronicle=self._chronicle,
             notices=self._notices,
             company=self._company,
+            carriers=self._carriers,
         )
         self._max_lifetime_ms = settings.max_lifetime_ms
         self._purge_at = now + PURGE_INTERVAL_S
@@ -247,6 +236,8 @@ class Node:
         self._mailboxes.restore(snapshot, now)
         self._arriving.restore(snapshot)
         self._notices.restore(snapshot)
+        self._carriers.restore(snapshot)
+        self._carried.restore()
         for key, value in snapshot.facts.get("own-session", {}).items():
             made_ms, exported = codec.decode(value)
             self._sessions.restore(NodeId(key[:16]), SourceSession.restore(self.identity, exported), made_ms)
@@ -287,6 +278,7 @@ class Node:
             self._routes.next_deadline(),
             self._company.next_deadline(),
             self._relays.next_deadline(),
+            self._carriers.next_deadline(),
             self.membership.next_deadline(),
             self._purge_at,
         )
@@ -300,6 +292,7 @@ class Node:
         self._arriving.poll(turn)
         self._echoes.poll(turn, self.peers)
         self._inquiries.poll(turn)
+        self._spreading.poll(turn)
         rotation = self.membership.next_deadline()
         if rotation is not None and rotation <= turn.now:
             self.membership.refresh_card(turn, self.peers)
@@ -329,8 +322,9 @@ class Node:
         self._linking.routes_changed(turn)
         self._company.review(turn)
         self.spool.plan(turn, self.peers)
+        self._spreading.plan(turn)
         self._exchange.send_floors(turn)
-        self._arriving.finish(turn, self.peers)
+        self._arriving.finish(turn, self.peers, self._carriers)
         for findings in self._inquiries.take_finished():
             if self.watch.answered(findings):
                 continue
@@ -353,9 +347,11 @@ class Node:
         self._chronicle.members_changed(turn)
         self._routes.members_changed(turn, news)
         self._company.members_changed(news)
+        self._carriers.members_changed(turn)
         for node in news:
             if self.membership.public_key(node) is None:
                 self.spool.give_up(turn, node)
+                self._carried.removed(turn, node)
                 self._arriving.give_up(turn, node)
             else:
                 self.spool.take_back(node)
@@ -490,6 +486,8 @@ class Node:
             turn.emit(Fail(event.error, "the store can't be read"))
         elif destination is not None:
             self.spool.loaded(turn, ticket, answer, self.membership.recipient(destination))
+        elif self._carried.is_answer(ticket):
+            self._carried.loaded(turn, ticket, answer)
         elif self.spool.endings.is_answer(ticket):
             self._exchange.owe_floors(self.spool.expired(turn, *answer))
         elif self._mailboxes.is_expiry(ticket):

@@ -15,6 +15,7 @@ OTHER = "other"
 
 REASONS = frozenset(
     (
+        "already-held",
         "busy",
         "expired",
         "lifetime",
@@ -22,7 +23,9 @@ REASONS = frozenset(
         "malformed",
         "passed-on",
         "removed",
+        "not-a-carrier",
         "not-authentic",
+        "receipted",
         "stale-epoch",
         "too-many-services",
         "unknown-destination",
@@ -75,6 +78,8 @@ class Tally:
     taken_over: int = 0
     custody_ended: Counts = attrs.field(factory=dict)
     hop_duplicates: int = 0
+    carried: int = 0
+    copies_given: int = 0
 
     links_up: Counts = attrs.field(factory=dict)
     links_down: Counts = attrs.field(factory=dict)

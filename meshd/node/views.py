@@ -160,7 +160,10 @@ class Views:
         if self.membership.public_key(destination) is None:
             return "removed"
         if destination != self.membership.me and self.peers.toward(destination) is None:
-            return "no-path" if self.peers.depot(destination) is None else "at-relay"
+            if self.peers.depot(destination) is not None:
+                return "at-relay"
+            queues = [queue for queue in self.spool.queues_for(destination) if queue.priority == priority]
+            return "carried" if any(map(self.spool.deposits.is_carried, queues)) else "no-path"
         if priority is Priority.BULK and self.spool.saving_for is not None and destination != self.membership.me:
             return "saving"
         return paused or "awaiting-receipt"

@@ -11,7 +11,8 @@ from meshd.logs import get_logger
 from meshd.node.clients import Listening
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
-from meshd.node.step import Node, Settings
+from meshd.node.settings import Settings
+from meshd.node.step import Node
 from meshd.relay.admission import mesh_name
 from meshd.service import Life, begin_life, free_bytes
 from meshd.store.ops import Op, PutFact, Snapshot

@@ -21,7 +21,7 @@ from meshd.links.session import hear_dialer, open_as_relay
 from meshd.logs import configure, get_logger
 from meshd.node.clients import Listening
 from meshd.node.reachable import addresses_of_urls, reachable_addresses
-from meshd.node.step import Settings
+from meshd.node.settings import Settings
 from meshd.relay.admission import Policy, admit
 from meshd.relay.mesh import HostedMesh, open_life
 from meshd.relay.options import Options, read_options, reload_config

@@ -23,17 +23,25 @@ from meshd.store.ops import (
     Read,
     ReadExpired,
     ReadExpiredInbox,
+    ReadHeld,
     ReadInbox,
     ReadKey,
     ReadSpool,
     ReadTrace,
     ReleaseInbox,
     SealSpool,
+    SetCopies,
     Snapshot,
     TraceRecord,
 )
 
-_SPOOL = {PutSpool: spool.put, SealSpool: spool.seal, FinishSpool: spool.finish, DeleteSpool: spool.delete}
+_SPOOL = {
+    PutSpool: spool.put,
+    SealSpool: spool.seal,
+    SetCopies: spool.set_copies,
+    FinishSpool: spool.finish,
+    DeleteSpool: spool.delete,
+}
 _INBOX = {PutInbox: inbox.put, ReleaseInbox: inbox.release, DeleteInbox: inbox.delete}
 
 _GROWING = (PutSpool, PutInbox)
@@ -82,6 +90,8 @@ def answer(connection: apsw.Connection, ask: Read) -> object:
     match ask:
         case ReadSpool():
             return spool.read(connection, ask)
+        case ReadHeld():
+            return spool.read_held(connection, ask)
         case ReadExpired():
             return spool.read_expired(connection, ask)
         case ReadInbox():

@@ -66,6 +66,14 @@ class SealSpool:
 
 
 @attrs.frozen
+class SetCopies:
+    """A carrier was given a part of the copies of a waiting bundle: so many are left to give."""
+
+    row: int
+    copies: int
+
+
+@attrs.frozen
 class FinishSpool:
     """The bundle no longer waits: its body is dropped and the rest kept for ``trace`` until ``keep_until_ms``.
 
@@ -200,6 +208,7 @@ class Purge:
 Op: TypeAlias = (
     PutSpool
     | SealSpool
+    | SetCopies
     | FinishSpool
     | DeleteSpool
     | PutInbox
@@ -234,6 +243,21 @@ class ReadExpired:
 
     now_ms: int
     max_rows: int
+
+
+@attrs.frozen
+class ReadHeld:
+    """Others' waiting rows of one flow with ``row > after``, in order; ``carried``: only copies, no custody.
+
+    Answer: ``list[ExpiredRow]``, at most ``max_rows``.
+    """
+
+    source: NodeId
+    destination: NodeId
+    priority: Priority
+    after: int
+    max_rows: int
+    carried: bool
 
 
 @attrs.frozen
@@ -273,12 +297,12 @@ class ReadKey:
     key: str
 
 
-Read: TypeAlias = ReadSpool | ReadExpired | ReadInbox | ReadExpiredInbox | ReadTrace | ReadKey
+Read: TypeAlias = ReadSpool | ReadHeld | ReadExpired | ReadInbox | ReadExpiredInbox | ReadTrace | ReadKey
 
 
 @attrs.frozen(kw_only=True)
 class ExpiredRow:
-    """A waiting spool row that outlived its lifetime; what accounting needs, no body."""
+    """A waiting spool row that ends, because it outlived its lifetime or else; what accounting needs, no body."""
 
     row: int
     ref: BundleRef

@@ -15,8 +15,10 @@ from meshd.store.ops import (
     FinishSpool,
     PutSpool,
     ReadExpired,
+    ReadHeld,
     ReadSpool,
     SealSpool,
+    SetCopies,
     SpoolRow,
     TraceRecord,
 )
@@ -94,6 +96,11 @@ def seal(cursor: apsw.Cursor, ops: Sequence[SealSpool]) -> None:
         "UPDATE spool SET bundle = ?, head = ?, body = ? WHERE row = ? AND state = 0",
         [(op.bundle, op.head, op.body, op.row) for op in ops],
     )
+
+
+def set_copies(cursor: apsw.Cursor, ops: Sequence[SetCopies]) -> None:
+    """Note how many copies are left of rows that still wait."""
+    cursor.executemany("UPDATE spool SET copies = ? WHERE row = ? AND state = 0", [(op.copies, op.row) for op in ops])
 
 
 def finish(cursor: apsw.Cursor, ops: Sequence[FinishSpool]) -> None:
@@ -175,6 +182,31 @@ def read(connection: apsw.Connection, ask: ReadSpool) -> list[SpoolRow]:
     finally:
         cursor.close()  # an unfinished read would hold checkpoints back
     return found
+
+
+def read_held(connection: apsw.Connection, ask: ReadHeld) -> list[ExpiredRow]:
+    """Answer ReadHeld."""
+    found: list[tuple[Any, ...]] = connection.execute(
+        """SELECT row, ref, number, messages, size_bytes FROM spool
+           WHERE destination = ? AND priority = ? AND source = ? AND (from_peer IS NULL) = 0 AND state = 0 AND row > ?
+             AND copies >= ?
+           ORDER BY row LIMIT ?""",
+        (ask.destination, int(ask.priority), ask.source, ask.after, int(ask.carried), ask.max_rows),
+    ).fetchall()
+    return [
+        ExpiredRow(
+            row=row,
+            ref=ref,
+            source=ask.source,
+            destination=ask.destination,
+            priority=ask.priority,
+            number=rows.unpack_number(number),
+            messages=messages,
+            size_bytes=size_bytes,
+            own=False,
+        )
+        for row, ref, number, messages, size_bytes in found
+    ]
 
 
 def read_expired(connection: apsw.Connection, ask: ReadExpired) -> tuple[list[ExpiredRow], int | None]:

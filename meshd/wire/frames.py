@@ -199,6 +199,12 @@ STALE_EPOCH = "stale-epoch"
 """Refused by the destination: the number is of an epoch that it is done with, or never saw."""
 
 
+NOT_A_CARRIER = "not-a-carrier"
+"""Refused by a device that carries no mail for others."""
+ALREADY_HELD = "already-held"
+"""Refused copies: the device has some of this bundle, from somebody else. They are there for others."""
+
+
 @attrs.frozen
 class Refused:
     """A bundle that this hop will not take."""
@@ -226,6 +232,7 @@ class Kind:
     FLOOR = 5
     QUESTION = 6
     ANSWER = 7
+    ENCOUNTERS = 8
 
 
 @attrs.frozen

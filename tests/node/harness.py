@@ -16,6 +16,7 @@ from meshd.ids import NodeId, Priority, parse_message_id
 from meshd.links.events import FramesReceived, LinkDown, LinkUp
 from meshd.links.peer import PeerStatistics
 from meshd.node.effects import Answer, CloseLink, Commit, Effect, Fail, Load, Log, SendBundle, SendControl
+from meshd.node.epochs import next_epoch
 from meshd.node.requests import (
     Acknowledge,
     Await,
@@ -30,7 +31,8 @@ from meshd.node.requests import (
     Submit,
     Subscribe,
 )
-from meshd.node.step import Node, Settings, next_epoch
+from meshd.node.settings import Settings
+from meshd.node.step import Node
 from meshd.store.database import Database
 from meshd.store.ops import Committed, Loaded, PutFact
 from meshd.transport.base import Address

@@ -9,8 +9,8 @@ from meshd.delivery.mailbox import MAX_RUN
 from meshd.delivery.sessions import HELD_BYTES
 from meshd.ids import Priority
 from meshd.links.events import FramesReceived
+from meshd.node.epochs import next_epoch
 from meshd.node.requests import Acknowledge, AddCredit, Remove
-from meshd.node.step import next_epoch
 from meshd.store.ops import PutInbox
 from meshd.wire import codec
 from meshd.wire.bundle import decode_head, encode_head

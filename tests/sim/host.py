@@ -16,10 +16,12 @@ from meshd.discovery.interfaces import IFF_RUNNING, IFF_UP, Interface, Interface
 from meshd.errors import MeshdError
 from meshd.links.peer import PeerStatistics
 from meshd.node.clients import Listening
+from meshd.node.epochs import next_epoch
 from meshd.node.inbox import Inbox
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.requests import Request
-from meshd.node.step import Node, Settings, next_epoch
+from meshd.node.settings import Settings
+from meshd.node.step import Node
 from meshd.store.database import Database
 from meshd.store.inline import InlineStore
 from meshd.store.ops import Op, PutFact
