@@ -8,14 +8,17 @@ from meshd.store.ops import (
     AddJournal,
     Backlog,
     DeleteSpool,
+    ExpiredRow,
     FinishSpool,
     JournalEntry,
     Op,
     Purge,
     ReadExpired,
+    ReadHeld,
     ReadSpool,
     ReadTrace,
     SealSpool,
+    SetCopies,
     SpoolRow,
     TraceRecord,
 )
@@ -165,3 +168,40 @@ def test_an_unknown_state_is_a_defect_and_rolled_back() -> None:
     assert waiting(database) == []
     commit(database, put_spool(1))
     assert waiting(database) == [spool_row(1)]
+
+
+def test_copies_are_counted_down_while_a_row_waits() -> None:
+    database = Database.in_memory()
+    commit(database, put_spool(1, copies=8), put_spool(2, copies=8))
+    commit(database, FinishSpool((2,), "delivered", None, 10**6))
+    commit(database, SetCopies(1, 4), SetCopies(2, 4), SetCopies(9, 4))
+    assert waiting(database) == [spool_row(1, copies=4)]
+
+
+def test_what_is_held_of_others_is_found_by_its_flow() -> None:
+    database = Database.in_memory()
+    others = {"from_peer": BERT, "source": BERT, "service": None, "principal": None, "messages": 1}
+    commit(database, put_spool(1), put_spool(2, copies=2, **others), put_spool(3, copies=0, **others))
+    commit(database, put_spool(4, **(others | {"source": ANNA})), put_spool(5, priority=Priority.BULK, **others))
+    commit(database, put_spool(6, destination=BERT, **others), put_spool(7, copies=1, **others))
+    commit(database, put_spool(8, **others), DeleteSpool((8,)))
+
+    def held(after: int = 0, max_rows: int = 9, *, carried: bool = False) -> list[ExpiredRow]:
+        answer = database.read(ReadHeld(BERT, ANNA, Priority.NORMAL, after, max_rows, carried))
+        assert isinstance(answer, list)
+        return answer
+
+    assert [row.row for row in held()] == [2, 3, 7]
+    assert [row.row for row in held(carried=True)] == [2, 7]
+    assert [row.row for row in held(after=2, max_rows=1)] == [3]
+    assert held()[0] == ExpiredRow(
+        row=2,
+        ref=ref(2),
+        source=BERT,
+        destination=ANNA,
+        priority=Priority.NORMAL,
+        number=number(2),
+        messages=1,
+        size_bytes=100,
+        own=False,
+    )
