@@ -3,6 +3,8 @@
 ``a`` writes to ``d``, which it never meets; ``via`` (and ``m``) come and go.
 """
 
+import itertools
+
 import attrs
 import pytest
 
@@ -14,7 +16,7 @@ from meshd.routing.predictability import Predictabilities
 from meshd.store.ops import JournalEntry, ReadTrace, TraceRecord
 from meshd.wire.encounters import Encounters, encode_encounters
 from meshd.wire.frames import NOT_A_CARRIER, Ack, BundleFrame, Kind, Refused, Routed
-from tests.node.harness import DAY, Device, World
+from tests.node.harness import Device, World
 from tests.node.test_relays import stored
 
 HOUR = 3600.0
@@ -101,25 +103,24 @@ def test_everybody_may_start_again_on_the_way() -> None:
     assert (stored(a), stored(via)) == (0, 0)
 
 
-def test_the_copies_of_a_bundle_are_bounded_and_halved_from_hand_to_hand() -> None:
-    world, devices = commuters(14)
+def test_the_copies_of_a_bundle_are_bounded() -> None:
+    world, devices = commuters(COPIES + 2)
     a, d, others = devices[0], devices[2], [devices[1], *devices[3:]]
     a.send(d.name, b"x")
-    for index, one in enumerate([a, *others]):
-        for other in [a, *others][index + 1 :]:
-            world.connect(one, other)
-    world.advance(HOUR)
+    for other in others:  # only a knows all of them
+        world.connect(a, other)
+    for one, other in itertools.pairwise(others):
+        world.connect(one, other)
+    world.advance(10 * CONTACT_S)
     holders = [device for device in (a, *others) if stored(device)]
-    assert len(holders) == COPIES
-    assert [sum(copies_on_disk(device)) for device in holders] == [1] * COPIES
+    assert sum(sum(copies_on_disk(device)) for device in holders) == COPIES
+    assert 4 <= len(holders) <= COPIES
+    assert copies_on_disk(a) == [1]
     before = len(world.bundles)
-    world.advance(DAY)
-    assert len(world.bundles) == before
-    for device in (a, *others):
-        device.crash()
+    a.crash()
     for other in others:
         world.connect(a, other)
-    world.advance(HOUR)
+    world.advance(10 * CONTACT_S)
     assert len(world.bundles) == before, "the last copy is given to nobody but the destination"
 
 
