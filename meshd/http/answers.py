@@ -37,6 +37,7 @@ STATUS: Mapping[str, int] = {
     "E_TOO_LARGE": 413,
     "E_REFUSED": 422,
     "E_INTERNAL": 500,
+    "E_STATE_DIR": 500,
     "E_BUSY": 503,
     "E_STOPPING": 503,
     "E_UNREACHABLE": 503,

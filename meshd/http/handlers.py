@@ -19,6 +19,9 @@ from meshd.http.position import format_position, parse_position
 from meshd.http.sending import Send, read_acknowledgement, read_json, read_send
 
 READY_S = 2.0
+DOCTOR_S = 30.0
+"""Examinations take up to 8 s, and wait for each other."""
+
 HEARTBEAT_S = 15.0
 """Of streams: a comment, so that proxies keep them open and a client that is gone shows."""
 
@@ -74,10 +77,10 @@ async def metrics(around: Surroundings, exchange: Exchange) -> Answer:
     return text(told["text"], told["content_type"])
 
 
-def _view(op: str, *names: str) -> Handler:
+def _view(op: str, *names: str, timeout_s: float = ANSWER_S) -> Handler:
     async def view(around: Surroundings, exchange: Exchange) -> Answer:
         arguments = {name: exchange.arguments[name] for name in names}
-        return document(await ask(around.inbox, exchange.principal, op, arguments))
+        return document(await ask(around.inbox, exchange.principal, op, arguments, timeout_s))
 
     return view
 
@@ -215,7 +218,8 @@ HANDLERS: Mapping[str, Handler] = {
     "readyz": readyz,
     "openapi": openapi,
     "metrics": metrics,
-    **{name: _view(name) for name in ("status", "peers", "routes", "members", "queue", "graph")},
+    **{name: _view(name) for name in ("status", "peers", "routes", "members", "queue", "graph", "relays", "alerts")},
+    "doctor": _view("doctor", timeout_s=DOCTOR_S),
     "trace": _view("trace", "id"),
     "why": _view("why", "peer"),
     "events": _view("events", "last"),

@@ -148,6 +148,36 @@ SCHEMAS: dict[str, Schema] = {
             ),
         }
     ),
+    "Relay": _object(
+        {
+            "id": _text(),
+            "name": _text(),
+            "url": _or_null(_text()),
+            "state": _either("up", "suspect", "down", "standby"),
+            "in_use": _TRUTH,
+        }
+    ),
+    "Alert": _object(
+        {
+            "id": _count(),
+            "name": _text("peer-down, disk-low, part-down, ..."),
+            "severity": _either("warning", "critical"),
+            "state": _either("active", "resolved"),
+            "since": _text("UTC", format="date-time"),
+            "until": _or_null(_text("UTC", format="date-time")),
+            "detail": _text(),
+            "peer": _or_null(_text("The device that it is about; null for this one.")),
+            "peer_name": _or_null(_text()),
+        }
+    ),
+    "Verdict": _object(
+        {
+            "check": _text("disk, clock, port:quic, ..."),
+            "verdict": _either("ok", "warn", "fail"),
+            "detail": _text(),
+            "fix": _text("What to do; empty when nothing is wrong."),
+        }
+    ),
     "Trace": _object(
         {
             "id": _text(),

@@ -183,6 +183,7 @@ class Doctor:
             removed=roster is not None and membership.public_key(membership.me) is None,
             bound=bound,
             ports=dict(self._ports()),
+            outages=self.node.watch.views.outages,
             configured={name: name in self.transports for name in ("quic", "websocket")},
             places=tuple(places),
             multicast=self.multicast,

@@ -1,12 +1,13 @@
 """What the doctor has found out, before anything is concluded from it. Pure."""
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from meshd.discovery.presence import Place
 from meshd.node.premises import Premises
+from meshd.node.vitals import Outage
 from meshd.wire.inquiry import Dialed
 
 
@@ -60,6 +61,7 @@ class Evidence:
         multicast: whether discovery uses it.
         wall_s: this device's wall clock, seconds since 1970.
         reserve_bytes: free disk below which no mail is taken.
+        outages: parts of the daemon that don't run, by name.
         relays: by name, whether there is a link.
     """
 
@@ -77,6 +79,7 @@ class Evidence:
     premises: Premises
     peers: tuple[PeerEvidence, ...]
     relays: dict[str, bool] = attrs.field(factory=dict)
+    outages: Mapping[str, Outage] = attrs.field(factory=dict)
 
 
 def interface_of(host: str, places: Sequence[Place]) -> str | None:

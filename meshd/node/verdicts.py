@@ -102,6 +102,7 @@ def _clock(evidence: Evidence) -> Iterator[Verdict]:
     note = {True: "a time service keeps it right", False: "no time service keeps it right", None: ""}[kept]
     harmless = "meshd itself needs no clock; logs, traces and other programs do"
     fix = "sudo timedatectl set-ntp true (needs a time server); or by hand: sudo date -s 'YYYY-MM-DD HH:MM'"
+    keep = "sudo timedatectl set-ntp true; where that is not supported: sudo apt install systemd-timesyncd"
     if evidence.wall_s < OLDEST_WALL_S:
         yield Verdict("clock", Grade.WARN, f"this device's clock was never set. {harmless}", fix)
         return
@@ -110,7 +111,11 @@ def _clock(evidence: Evidence) -> Iterator[Verdict]:
     others = {name: value for name, value in ahead.items() if abs(value) >= CLOCKS_DIFFER_S}
     if not others:
         compared = f"within {CLOCKS_DIFFER_S:.0f} s of {_names(list(ahead))}" if ahead else "no other to compare with"
-        yield _ok("clock", "; ".join(part for part in (compared, note) if part))
+        detail = "; ".join(part for part in (compared, note) if part)
+        if kept is False:
+            yield Verdict("clock", Grade.WARN, f"{detail}, so it will go wrong. {harmless}", keep)
+        else:
+            yield _ok("clock", detail)
     elif abs(middle) >= CLOCKS_DIFFER_S:
         detail = f"this device's clock is {_off(-middle)} most others ({note or 'NTP unknown'}). {harmless}"
         yield Verdict("clock", Grade.WARN, detail, fix)
@@ -143,7 +148,15 @@ def _ports(evidence: Evidence) -> Iterator[Verdict]:
             key = f"listen.{transport}"
             why = f"{key} is empty" if evidence.configured[transport] else f"links.transports leaves {transport} out"
             fix = f'Set {key} = ["[::]:7843"], and restart: sudo systemctl restart meshd'
+            if key in evidence.outages:
+                why, fix = evidence.outages[key].reason, evidence.outages[key].fix
             yield Verdict(check, Grade.WARN, f"not listening: {why}; others can't reach this device over it", fix)
+
+
+def _parts(evidence: Evidence) -> Iterator[Verdict]:
+    for part, outage in sorted(evidence.outages.items()):
+        if part not in ("listen.quic", "listen.websocket"):  # told with the ports
+            yield Verdict(f"part:{part}", Grade.WARN, f"does not run: {outage.reason}", outage.fix)
 
 
 def _network(evidence: Evidence) -> Iterator[Verdict]:
@@ -395,6 +408,7 @@ _RULES: tuple[Callable[[Evidence], Iterator[Verdict]], ...] = (
     _permissions,
     _clock,
     _ports,
+    _parts,
     _network,
     _mesh,
     _peers,

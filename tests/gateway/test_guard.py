@@ -92,6 +92,7 @@ def test_over_tcp_a_token_decides(authorization: str | None, safe: bool, expecte
 
 UNSAFE = [
     ("POST", "/v1/send"),
+    ("GET", "/v1/doctor"),
     ("GET", "/v1/receive/lights"),
     ("GET", "/v1/receive/lights/stream"),
     ("POST", "/v1/receive/lights/ack"),

@@ -56,7 +56,7 @@ def test_what_changes_something_takes_a_token(operation: Any) -> None:
         item for of_path in DESCRIBED["paths"].values() for item in of_path.values()
         if item["operationId"] == operation.name
     ]  # fmt: skip
-    needs = {"send", "receive", "stream", "acknowledge"}
+    needs = {"send", "receive", "stream", "acknowledge", "doctor"}
     assert operation.safe == (operation.name not in needs)
     assert ({} in described["security"]) == operation.safe
     assert ("401" in described["responses"]) == (operation.name in needs)

@@ -35,7 +35,7 @@ def lasting(document: Any) -> Any:
     return {name: value for name, value in document.items() if name not in ("uptime_s", "at")}
 
 
-VIEWS = ("status", "peers", "routes", "members", "queue", "graph", "events")
+VIEWS = ("status", "peers", "routes", "members", "queue", "graph", "relays", "alerts", "events")
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -48,6 +48,12 @@ def test_views_are_those_of_the_native_api_and_as_described(
     with running.native() as native:
         expected = json.loads(json.dumps(native.call(name)))
     assert lasting(told) == lasting(expected)
+
+
+def test_the_doctor_answers_as_natively_and_as_described(client: httpx.Client, described: dict[str, Any]) -> None:
+    verdicts = fits(client.get("/v1/doctor"), described, "/v1/doctor")
+    assert {"disk", "clock", "port:quic"} <= {row["check"] for row in verdicts}
+    assert all(bool(row["fix"]) == (row["verdict"] != "ok") for row in verdicts)
 
 
 def test_the_documents_with_something_in_them_are_as_described(client: httpx.Client, described: dict[str, Any]) -> None:

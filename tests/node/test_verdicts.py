@@ -10,6 +10,7 @@ from meshd.discovery.presence import Place
 from meshd.node.evidence import Evidence, PeerEvidence, interface_of
 from meshd.node.premises import Premises
 from meshd.node.verdicts import Verdict, judge
+from meshd.node.vitals import Outage
 from meshd.wire.inquiry import Dialed
 
 ETH0 = Place(
@@ -178,6 +179,28 @@ def test_what_works_with_some_is_no_fault_of_all() -> None:
 def test_whose_clock_is_wrong(aheads: tuple[float, ...], detail: str) -> None:
     peers = tuple(attrs.evolve(PEER, name=f"d{number}", ahead_s=ahead) for number, ahead in enumerate(aheads))
     assert detail in bad(attrs.evolve(GOOD, peers=peers))["clock"].detail
+
+
+OUTAGES = {
+    part: Outage(part=part, code="E_PORT", reason=f"{part} is taken", fix="Free it.")
+    for part in ("listen.quic", "http.listen 127.0.0.1:80")
+}
+
+
+def test_parts_that_do_not_run_are_told_once_each() -> None:
+    found = bad(attrs.evolve(GOOD, outages=OUTAGES, bound={"websocket": ("[::]:7843",)}))
+    assert set(found) == {"port:quic", "part:http.listen 127.0.0.1:80"}
+    assert "listen.quic is taken" in found["port:quic"].detail
+    assert {verdict.fix for verdict in found.values()} == {"Free it."}
+
+
+def test_a_clock_that_nothing_keeps_right_is_a_warning_with_the_fix() -> None:
+    premises = attrs.evolve(PREMISES, clock_kept=False)
+    found = bad(attrs.evolve(GOOD, premises=premises))
+    assert (set(found), found["clock"].verdict) == ({"clock"}, "warn")
+    assert "no time service keeps it right" in found["clock"].detail
+    assert "timedatectl set-ntp true" in found["clock"].fix
+    assert bad(attrs.evolve(GOOD, premises=attrs.evolve(PREMISES, clock_kept=None))) == {}, "nobody knows"
 
 
 NODE_FAULTS: list[tuple[dict[str, Any], dict[str, str]]] = [
