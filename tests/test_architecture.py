@@ -29,6 +29,8 @@ PURE = (
     "links/assembly.py",
     "links/events.py",
     "node/step.py",
+    "node/assembly.py",
+    "node/soonest.py",
     "node/turn.py",
     "node/spool.py",
     "node/custody.py",

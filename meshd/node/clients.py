@@ -6,18 +6,9 @@ import attrs
 
 from meshd.errors import MeshdError
 from meshd.ids import BundleRef, NodeId, format_message_id, is_service_name, parse_message_id, to_text
-from meshd.node.accepting import Acceptor
-from meshd.node.admission import Admissions
-from meshd.node.chronicle import Chronicle
-from meshd.node.echo import Echoes
+from meshd.node.assembly import Parts
 from meshd.node.effects import ChangeLogLevel, CloseBreaker, Examine, RenderMetrics
-from meshd.node.enlisting import Enlisting
-from meshd.node.followers import STAGES, Follower, Followers, Stage
-from meshd.node.insight import Insight
-from meshd.node.mailboxes import Mailboxes
-from meshd.node.measures import Measures
-from meshd.node.membership import Membership
-from meshd.node.peers import Peers
+from meshd.node.followers import STAGES, Follower, Stage
 from meshd.node.requests import (
     Acknowledge,
     AddCredit,
@@ -43,13 +34,8 @@ from meshd.node.requests import (
     Submit,
     Subscribe,
 )
-from meshd.node.spool import Spool
 from meshd.node.tally import count
-from meshd.node.tokens import Tokens
-from meshd.node.traces import Traces
-from meshd.node.turn import Tickets, Turn
-from meshd.node.views import Views
-from meshd.node.watch import Watch
+from meshd.node.turn import Turn
 from meshd.store.ops import ReadKey, ReadTrace, TraceRecord
 from meshd.transport.base import Address
 from meshd.trust.card import CardAddress
@@ -96,29 +82,6 @@ class _TraceRead:
     follower: Follower | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Parts:
-    """The parts of the node that requests act on."""
-
-    membership: Membership
-    admissions: Admissions
-    enlisting: Enlisting
-    acceptor: Acceptor
-    spool: Spool
-    followers: Followers
-    mailboxes: Mailboxes
-    echoes: Echoes
-    peers: Peers
-    tickets: Tickets
-    chronicle: Chronicle
-    tokens: Tokens
-    insight: Insight
-    views: Views
-    traces: Traces
-    measures: Measures
-    watch: Watch
-
-
 class Clients:
     """Carries out requests."""
 
@@ -149,45 +112,45 @@ class Clients:
             case Submit():
                 self._submit(turn, request)
             case Acknowledge():
-                parts.mailboxes.acknowledge(turn, request)
+                parts.mail.mailboxes.acknowledge(turn, request)
             case AddCredit():
-                if not parts.chronicle.add_credit(request):
-                    parts.mailboxes.add_credit(turn, request)
+                if not parts.mesh.chronicle.add_credit(request):
+                    parts.mail.mailboxes.add_credit(turn, request)
             case Subscribe():
                 self._check_service(request.service)
-                parts.mailboxes.subscribe(turn, request)
+                parts.mail.mailboxes.subscribe(turn, request)
             case Await():
                 self._await(turn, request)
             case Cancel():
                 self._drop(turn, request, request.target)
             case Disconnected():
-                parts.followers.drop_port(request.port)
-                parts.echoes.drop_port(request.port)
-                parts.chronicle.drop_port(request.port)
-                parts.mailboxes.drop_port(turn, request.port)
+                parts.mail.followers.drop_port(request.port)
+                parts.mesh.echoes.drop_port(request.port)
+                parts.mesh.chronicle.drop_port(request.port)
+                parts.mail.mailboxes.drop_port(turn, request.port)
             case Echo():
                 if not 0 < request.count <= _MAX_PINGS:
                     raise MeshdError(
                         "E_USAGE", f"A ping is repeated 1 to {_MAX_PINGS} times.", "Choose another --count."
                     )
-                destination = parts.membership.require_roster().resolve(request.destination).id
-                parts.echoes.start(turn, request, destination, parts.peers)
+                destination = parts.mesh.membership.require_roster().resolve(request.destination).id
+                parts.mesh.echoes.start(turn, request, destination, parts.mesh.peers)
             case InitMesh():
-                parts.admissions.init(turn, request)
+                parts.mesh.admissions.init(turn, request)
             case Invite():
-                parts.admissions.invite(turn, request, self.listening.reachable)
+                parts.mesh.admissions.invite(turn, request, self.listening.reachable)
             case Join():
-                parts.admissions.join(turn, request)
+                parts.mesh.admissions.join(turn, request)
             case Remove():
-                parts.admissions.remove(turn, request, parts.peers)
+                parts.mesh.admissions.remove(turn, request, parts.mesh.peers)
             case AddRelay():
-                parts.enlisting.add(turn, request, parts.peers)
+                parts.mesh.enlisting.add(turn, request, parts.mesh.peers)
             case RemoveRelay():
-                parts.enlisting.remove(turn, request, parts.peers)
+                parts.mesh.enlisting.remove(turn, request, parts.mesh.peers)
             case Follow():
-                parts.chronicle.follow(request)
+                parts.mesh.chronicle.follow(request)
             case CreateToken():
-                parts.tokens.create(turn, request, parts.views.moment)
+                parts.tokens.create(turn, request, parts.sight.views.moment)
             case RevokeToken():
                 parts.tokens.revoke(turn, request)
             case ResetBreaker():
@@ -214,7 +177,7 @@ class Clients:
         if request.key is None or request.ephemeral:
             self._accept(request)
             return
-        if self._parts.acceptor.repeat(request):
+        if self._parts.mail.acceptor.repeat(request):
             return
         key = (request.principal, request.key)
         waiting = self._keys.setdefault(key, [])
@@ -225,10 +188,10 @@ class Clients:
             turn.load(ticket, ReadKey(*key))
 
     def _accept(self, request: Submit) -> None:
-        member = self._parts.membership.require_roster().resolve(request.destination)
+        member = self._parts.mesh.membership.require_roster().resolve(request.destination)
         if member.role == "relay":
             raise MeshdError("E_USAGE", f"{member.name} is a relay: it passes mail on, and takes none itself.")
-        self._parts.acceptor.submit(request, member.id)
+        self._parts.mail.acceptor.submit(request, member.id)
 
     def _key_read(self, turn: Turn, request: Submit, answer: bytes | None) -> None:
         """The disk has told whether a key was used; repeats may have come meanwhile."""
@@ -246,7 +209,7 @@ class Clients:
             if answer is not None:
                 self._answer_again(turn, repeat, answer)
             else:
-                self._parts.acceptor.repeat(repeat)
+                self._parts.mail.acceptor.repeat(repeat)
 
     def _answer_again(self, turn: Turn, request: Submit, answer: bytes) -> None:
         ids = codec.decode(answer)
@@ -258,7 +221,7 @@ class Clients:
         answer: dict[str, object] = {"id": format_message_id(request.ref, request.index), "state": request.state}
         follower = Follower(request, STAGES[request.state], answer, accepted=True, pending={request.ref})
         # From now on it hears of every stage; what was before, the disk tells.
-        self._parts.followers.follow(follower)
+        self._parts.mail.followers.follow(follower)
         self._read_trace(turn, _TraceRead(request, request.ref, request.index, follower))
 
     def _read_trace(self, turn: Turn, read: _TraceRead) -> None:
@@ -285,23 +248,23 @@ class Clients:
         if is_no_message or (record is None and follower is not None):
             error = MeshdError("E_UNKNOWN_MESSAGE", "This device has no record of the message.")
             if follower is not None:
-                self._parts.followers.fail(turn, follower, error)
+                self._parts.mail.followers.fail(turn, follower, error)
             else:
                 turn.answer(request, Failure(error))
         elif follower is not None and record is not None:
-            self._parts.followers.reach(turn, read.ref, self._stage_on_disk(record), record.reason)
+            self._parts.mail.followers.reach(turn, read.ref, self._stage_on_disk(record), record.reason)
             if follower.pending and record.state == "delivered":
-                self._parts.spool.watch(read.ref, record)
+                self._parts.mail.spool.watch(read.ref, record)
         elif isinstance(request, Query):
-            self._parts.traces.start(turn, request, read.ref, read.index, record, self._parts.peers)
+            self._parts.sight.traces.start(turn, request, read.ref, read.index, record, self._parts.mesh.peers)
 
     def _stage_on_disk(self, record: TraceRecord) -> Stage:
         sent = any(entry.event == "sent" for entry in record.journal)
         stage = _ENDS.get(record.state or "", Stage.SENT if sent else Stage.ACCEPTED)
-        return self._parts.spool.stage_of_delivered(record) if stage is Stage.DELIVERED else stage
+        return self._parts.mail.spool.stage_of_delivered(record) if stage is Stage.DELIVERED else stage
 
     def _query(self, turn: Turn, query: Query) -> None:
-        views = self._parts.views
+        views = self._parts.sight.views
         match query.view:
             case "status":
                 turn.answer(query, Result(views.status(turn.now, self._started, self.listening.bound)))
@@ -322,13 +285,13 @@ class Clients:
             case "tokens":
                 turn.answer(query, Result(self._parts.tokens.listed(turn.now, views.moment)))
             case "graph":
-                turn.answer(query, Result(self._parts.insight.graph(turn.now)))
+                turn.answer(query, Result(self._parts.sight.insight.graph(turn.now)))
             case "alerts":
-                turn.answer(query, Result(self._parts.watch.documents(turn.now)))
+                turn.answer(query, Result(self._parts.sight.watch.documents(turn.now)))
             case "metrics":
-                turn.emit(RenderMetrics(query.port, query.id, self._parts.measures.families(turn.now)))
+                turn.emit(RenderMetrics(query.port, query.id, self._parts.sight.measures.families(turn.now)))
             case "why":
-                turn.answer(query, Result(self._parts.insight.why(str(query.argument), turn.now)))
+                turn.answer(query, Result(self._parts.sight.insight.why(str(query.argument), turn.now)))
             case "config" | "doctor":
                 turn.emit(Examine(query))
             case _:
@@ -344,19 +307,19 @@ class Clients:
             ) from error
 
     def _reset_breaker(self, turn: Turn, request: ResetBreaker) -> None:
-        insight = self._parts.insight
+        insight = self._parts.sight.insight
         member = insight.find(request.peer)
         dialer = insight.dialer(member.id)
         if dialer is None:
             raise MeshdError("E_USAGE", f"{member.name} is not dialed at all.", f"See: meshctl why {member.name}")
         before = dialer.breaker.state.value
         turn.emit(CloseBreaker(member.id))
-        self._parts.chronicle.breaker_reset(turn, member.id, before)
+        self._parts.mesh.chronicle.breaker_reset(turn, member.id, before)
         answer = {"id": to_text(member.id), "name": member.name, "breaker": "closed", "before": before}
         turn.answer(request, Result(answer))
 
     def _drop(self, turn: Turn, request: Request, target: int) -> None:
-        self._parts.followers.drop_port(request.port, target)
-        self._parts.echoes.drop_port(request.port, target)
-        self._parts.chronicle.drop_port(request.port, target)
-        self._parts.mailboxes.cancel(turn, request.port, target)
+        self._parts.mail.followers.drop_port(request.port, target)
+        self._parts.mesh.echoes.drop_port(request.port, target)
+        self._parts.mesh.chronicle.drop_port(request.port, target)
+        self._parts.mail.mailboxes.cancel(turn, request.port, target)

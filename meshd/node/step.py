@@ -9,21 +9,13 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from meshd.delivery.outbox import Outbox
-from meshd.delivery.sessions import OutgoingSessions
 from meshd.discovery.events import PeerSeen, ThriftChanged
 from meshd.ids import Epoch, NodeId, Priority
 from meshd.links.events import AcceptFailed, DialFailed, FramesReceived, LinkDown, LinkMeasured, LinkUp
 from meshd.links.peer import PeerStatistics
-from meshd.node.accepting import Acceptor, Limits
-from meshd.node.admission import Admissions, AdmitDevice, JoinEnded
-from meshd.node.arriving import Arriving
-from meshd.node.carried import Carried
-from meshd.node.carriers import Carriers
-from meshd.node.chronicle import Chronicle
-from meshd.node.clients import Clients, Listening, Parts
-from meshd.node.company import Company
-from meshd.node.echo import Echoes
+from meshd.node.admission import AdmitDevice, JoinEnded
+from meshd.node.assembly import Circumstances, assemble
+from meshd.node.clients import Clients, Listening
 from meshd.node.effects import (
     Announce,
     Effect,
@@ -35,32 +27,14 @@ from meshd.node.effects import (
     LocalReceipt,
     SeekPeer,
 )
-from meshd.node.enlisting import CertificateFetched, Enlisting
-from meshd.node.exchange import Exchange
-from meshd.node.followers import Followers
-from meshd.node.inquiries import Assisted, Inquire, Inquiries
-from meshd.node.insight import Insight
-from meshd.node.linking import Linking
-from meshd.node.mailboxes import Mailboxes
-from meshd.node.measures import Measures
-from meshd.node.membership import Membership
-from meshd.node.notices import Notices
-from meshd.node.outcomes import Outcomes
-from meshd.node.passing import Passing
-from meshd.node.peers import Peers
-from meshd.node.relays import Relays
+from meshd.node.enlisting import CertificateFetched
+from meshd.node.inquiries import Assisted, Inquire
 from meshd.node.requests import Request
-from meshd.node.routes import Routes
 from meshd.node.settings import Settings
-from meshd.node.spool import Spool
-from meshd.node.spreading import Spreading
-from meshd.node.tally import Tally, count_reason
-from meshd.node.tokens import Tokens
-from meshd.node.traces import Traces
-from meshd.node.turn import Tickets, Turn
-from meshd.node.views import Views
+from meshd.node.tally import count_reason
+from meshd.node.turn import Turn
 from meshd.node.vitals import Vitals
-from meshd.node.watch import Survey, Watch
+from meshd.node.watch import Survey
 from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity
@@ -101,146 +75,49 @@ class Node:
         free_bytes: Callable[[], int] = lambda: sys.maxsize,
         vitals: Vitals | None = None,
     ) -> None:
-        me = self._me = identity.node_id
+        name = snapshot.facts.get("name", {}).get(b"")
+        parts = assemble(
+            Circumstances(
+                identity=identity,
+                settings=settings,
+                name=settings.name if name is None else name.decode(),
+                epoch=epoch,
+                now=now,
+                rng=rng,
+                dialer=dialer,
+                free_bytes=free_bytes,
+                vitals=vitals or Vitals(),
+            )
+        )
         self.identity, self.dialer = identity, dialer
         self.epoch = self._highest_epoch = epoch
+        self.membership, self.admissions, self.peers = parts.mesh.membership, parts.mesh.admissions, parts.mesh.peers
+        self.spool, self.tokens, self.watch = parts.mail.spool, parts.tokens, parts.sight.watch
+        self._parts, self._mesh, self._mail, self._sight = parts, parts.mesh, parts.mail, parts.sight
+        self._clients = Clients(identity.node_id, parts, now)
+        self._me = identity.node_id
         self._rng = rng
-        self._started = now
-        vitals = vitals or Vitals()
-        self._tickets = Tickets()
-        self._tally = Tally()
-        name = snapshot.facts.get("name", {}).get(b"")
-        self.membership = Membership(
-            identity,
-            settings.name if name is None else name.decode(),
-            rng,
-            max_lifetime_s=settings.max_lifetime_ms / 1000,
-        )
-        self.peers = Peers(me)
-        self._followers = Followers()
-        self._sessions = OutgoingSessions(identity, rng)
-        self._outbox = Outbox(me, epoch, self._sessions)
-        outcomes = Outcomes(me, self._outbox, self._sessions, self._followers)
-        self.spool = Spool(me, self._outbox, self._sessions, outcomes, self._tickets)
-        limits = Limits(
-            quota_bytes=settings.quota_bytes,
-            default_lifetime_ms=settings.default_lifetime_ms,
-            max_lifetime_ms=settings.max_lifetime_ms,
-            neighbour_bytes=settings.neighbour_bytes,
-            free_bytes=free_bytes,
-        )
-        self._acceptor = Acceptor(me, self._outbox, self.spool, self._followers, self._tickets, limits)
-        self._mailboxes = Mailboxes(self._tickets, run=epoch.counter)
-        self._carriers = Carriers(self.membership, self.peers, quota_bytes=settings.carry_bytes)
-        self._notices = Notices(self.membership, self._carriers)
-        self._carried = Carried(self.membership, self.spool, self._notices, self._tickets)
-        passing = Passing(me, self.membership, self.spool, limits, self._carriers, self._carried)
-        self._arriving = Arriving(me, epoch, self.membership, self._mailboxes, passing, limits)
-        self.admissions = Admissions(self.membership, self._tickets, rng)
-        self._echoes = Echoes(me)
-        self._routes = Routes(self.membership, self.peers, epoch, rng)
-        self._company = Company(self.membership, self.peers, self._routes, settings.max_links, rng)
-        self._relays = Relays(self.membership, self.peers, settings.relay_urls)
-        self._enlisting = Enlisting(self.membership, self._tickets)
-        self._chronicle = Chronicle(self.membership)
-        self.tokens = Tokens(rng)
-        self._views = Views(
-            chronicle=self._chronicle,
-            route_table=self._routes,
-            membership=self.membership,
-            peers=self.peers,
-            spool=self.spool,
-            relays=self._relays,
-            quota_bytes=settings.quota_bytes,
-            dialer=dialer,
-            outages=vitals.outages,
-        )
-        self._inquiries = Inquiries(self.membership, self._tickets, rng, self._views.wall)
-        self._traces = Traces(self.membership, self._inquiries, self._views)
-        self.watch = Watch(views=self._views, inquiries=self._inquiries, thresholds=settings.alerts, started=now)
-        parts = Parts(
-            membership=self.membership,
-            admissions=self.admissions,
-            enlisting=self._enlisting,
-            acceptor=self._acceptor,
-            spool=self.spool,
-            followers=self._followers,
-            mailboxes=self._mailboxes,
-            echoes=self._echoes,
-            peers=self.peers,
-            tickets=self._tickets,
-            chronicle=self._chronicle,
-            tokens=self.tokens,
-            insight=Insight(membership=self.membership, peers=self.peers, routes=self._routes, dialer=dialer),
-            views=self._views,
-            traces=self._traces,
-            measures=Measures(
-                views=self._views,
-                arriving=self._arriving,
-                tally=self._tally,
-                vitals=vitals,
-                watch=self.watch,
-                started=now,
-                free_bytes=free_bytes,
-            ),
-            watch=self.watch,
-        )
-        self._clients = Clients(me, parts, now)
         self._is_changing_epoch = False
-        self._exchange = Exchange(
-            routes=self._routes,
-            membership=self.membership,
-            peers=self.peers,
-            spool=self.spool,
-            arriving=self._arriving,
-            echoes=self._echoes,
-            sessions=self._sessions,
-            notices=self._notices,
-            inquiries=self._inquiries,
-            carriers=self._carriers,
-            carried=self._carried,
-        )
-        self._spreading = Spreading(
-            peers=self.peers,
-            spool=self.spool,
-            outcomes=outcomes,
-            notices=self._notices,
-            arriving=self._arriving,
-            exchange=self._exchange,
-            carriers=self._carriers,
-        )
-        self._linking = Linking(
-            membership=self.membership,
-            peers=self.peers,
-            routes=self._routes,
-            spool=self.spool,
-            arriving=self._arriving,
-            exchange=self._exchange,
-            chronicle=self._chronicle,
-            notices=self._notices,
-            company=self._company,
-            carriers=self._carriers,
-        )
         self._max_lifetime_ms = settings.max_lifetime_ms
         self._purge_at = now + PURGE_INTERVAL_S
         self._restore(snapshot, now)
 
     def _restore(self, snapshot: Snapshot, now: float) -> None:
         self.membership.restore(snapshot)
-        self._chronicle.restore()
+        self._mesh.chronicle.restore()
         self.admissions.restore(snapshot)
         self.watch.restore(snapshot)
         self.tokens.restore(snapshot)
         self.spool.restore(snapshot)
-        self._acceptor.restore(snapshot)
-        self._mailboxes.restore(snapshot, now)
-        self._arriving.restore(snapshot)
-        self._notices.restore(snapshot)
-        self._carriers.restore(snapshot)
-        self._carried.restore()
+        self._mail.acceptor.restore(snapshot)
+        self._mail.mailboxes.restore(snapshot, now)
+        self._mail.arriving.restore(snapshot)
+        self._mesh.notices.restore(snapshot)
+        self._mesh.carriers.restore(snapshot)
+        self._mail.carried.restore()
         for key, value in snapshot.facts.get("own-session", {}).items():
             made_ms, exported = codec.decode(value)
-            self._sessions.restore(NodeId(key[:16]), SourceSession.restore(self.identity, exported), made_ms)
+            self._mail.sessions.restore(NodeId(key[:16]), SourceSession.restore(self.identity, exported), made_ms)
         for key, value in snapshot.facts.get("address", {}).items():
             transport, host, port = codec.decode(value)
             self.peers.seen(NodeId(key), [(Address(transport, host, port), "remembered")])
@@ -249,18 +126,18 @@ class Node:
 
     def start(self, now: float) -> list[Effect]:
         """The first turn."""
-        turn = Turn(now, self._tally)
+        turn = Turn(now, self._parts.tally)
         roster = self.membership.roster
         if roster is not None:
             turn.emit(Announce(bytes(roster.mesh_id)))
             self.membership.refresh_card(turn)
         self.spool.touch(self._me)
-        self._exchange.owe_floors((self._me, priority) for priority in Priority)
+        self._parts.exchange.owe_floors((self._me, priority) for priority in Priority)
         return self._finish(turn)
 
     def step(self, events: Iterable[object], now: float) -> list[Effect]:
         """Take the events of a moment; return what follows."""
-        turn = Turn(now, self._tally)
+        turn = Turn(now, self._parts.tally)
         for event in events:
             self._handle(turn, event)
         self._poll(turn)
@@ -271,28 +148,28 @@ class Node:
         """When a turn without events has something to do, mesh-local seconds."""
         deadlines = (
             self.spool.next_deadline(),
-            self._mailboxes.next_deadline(),
-            self._arriving.next_deadline(),
-            self._echoes.next_deadline(),
-            self._inquiries.next_deadline(),
-            self._routes.next_deadline(),
-            self._company.next_deadline(),
-            self._relays.next_deadline(),
-            self._carriers.next_deadline(),
+            self._mail.mailboxes.next_deadline(),
+            self._mail.arriving.next_deadline(),
+            self._mesh.echoes.next_deadline(),
+            self._sight.inquiries.next_deadline(),
+            self._mesh.routes.next_deadline(),
+            self._mesh.company.next_deadline(),
+            self._mesh.relays.next_deadline(),
+            self._mesh.carriers.next_deadline(),
             self.membership.next_deadline(),
             self._purge_at,
         )
         return min((due for due in deadlines if due is not None), default=None)
 
     def _poll(self, turn: Turn) -> None:
-        self._routes.poll(turn)
+        self._mesh.routes.poll(turn)
         self.spool.endings.look(turn)
         self.spool.retry(turn, self.peers)
-        self._mailboxes.poll(turn)
-        self._arriving.poll(turn)
-        self._echoes.poll(turn, self.peers)
-        self._inquiries.poll(turn)
-        self._spreading.poll(turn)
+        self._mail.mailboxes.poll(turn)
+        self._mail.arriving.poll(turn)
+        self._mesh.echoes.poll(turn, self.peers)
+        self._sight.inquiries.poll(turn)
+        self._parts.spreading.poll(turn)
         rotation = self.membership.next_deadline()
         if rotation is not None and rotation <= turn.now:
             self.membership.refresh_card(turn, self.peers)
@@ -303,56 +180,56 @@ class Node:
 
     def _forget_sessions(self, turn: Turn, before_ms: int) -> None:
         """Sessions that no bundle alive can have used."""
-        outdated = self._sessions.forget_before(before_ms)
+        outdated = self._mail.sessions.forget_before(before_ms)
         turn.lazy_ops += [DeleteFact("own-session", destination + session) for destination, session in outdated]
-        self._arriving.forget_sessions(turn, before_ms)
-        self._notices.forget_before(turn, before_ms)
+        self._mail.arriving.forget_sessions(turn, before_ms)
+        self._mesh.notices.forget_before(turn, before_ms)
 
     def _finish(self, turn: Turn) -> list[Effect]:
         if self.membership.news:
             self._members_changed(turn)
         self._outdo_earlier_lives(turn)
         if not self._is_changing_epoch:
-            self._acceptor.pack(turn, self.membership, self.peers)
-        for draft, lifetime_ms in self._acceptor.take_own_ephemeral():
-            self._arriving.take_own_ephemeral(turn, draft, lifetime_ms)
+            self._mail.acceptor.pack(turn, self.membership, self.peers)
+        for draft, lifetime_ms in self._mail.acceptor.take_own_ephemeral():
+            self._mail.arriving.take_own_ephemeral(turn, draft, lifetime_ms)
         for waiting, priority in self.spool.plan_local(turn):
-            self._arriving.take_local(turn, waiting, priority)
-        self._relays.plan(turn)
-        self._linking.routes_changed(turn)
-        self._company.review(turn)
+            self._mail.arriving.take_local(turn, waiting, priority)
+        self._mesh.relays.plan(turn)
+        self._parts.linking.routes_changed(turn)
+        self._mesh.company.review(turn)
         self.spool.plan(turn, self.peers)
-        self._spreading.plan(turn)
-        self._exchange.send_floors(turn)
-        self._arriving.finish(turn, self.peers, self._carriers)
-        for findings in self._inquiries.take_finished():
+        self._parts.spreading.plan(turn)
+        self._parts.exchange.send_floors(turn)
+        self._mail.arriving.finish(turn, self.peers, self._mesh.carriers)
+        for findings in self._sight.inquiries.take_finished():
             if self.watch.answered(findings):
                 continue
             if findings.ticket is None:
-                self._traces.finished(turn, findings)
+                self._sight.traces.finished(turn, findings)
             else:
                 ages = {node: turn.now - moment for node, moment in findings.moments.items()}
                 turn.emit(InquiryEnded(findings.ticket, findings.answers, ages, findings.silent))
-        self._chronicle.deliver(turn, self._views.moment)
-        lazy = self._tickets.commit(turn)
+        self._mesh.chronicle.deliver(turn, self._sight.views.moment)
+        lazy = self._parts.tickets.commit(turn)
         if lazy is not None:
             self.spool.endings.commit(lazy, turn.lazy_ops)
         return turn.effects
 
     def _members_changed(self, turn: Turn) -> None:
         news, self.membership.news = self.membership.news, set()
-        self._mailboxes.names = self._echoes.names = {
+        self._mail.mailboxes.names = self._mesh.echoes.names = {
             node: member.name for node, member in self.membership.require_roster().members.items()
         }
-        self._chronicle.members_changed(turn)
-        self._routes.members_changed(turn, news)
-        self._company.members_changed(news)
-        self._carriers.members_changed(turn)
+        self._mesh.chronicle.members_changed(turn)
+        self._mesh.routes.members_changed(turn, news)
+        self._mesh.company.members_changed(news)
+        self._mesh.carriers.members_changed(turn)
         for node in news:
             if self.membership.public_key(node) is None:
                 self.spool.give_up(turn, node)
-                self._carried.removed(turn, node)
-                self._arriving.give_up(turn, node)
+                self._mail.carried.removed(turn, node)
+                self._mail.arriving.give_up(turn, node)
             else:
                 self.spool.take_back(node)
         if self._me in news and self.membership.public_key(self._me) is None:
@@ -371,14 +248,14 @@ class Node:
                 known = (*self.peers.lasting(member.id), *addresses)
                 turn.emit(SeekPeer(member.id, member.certificate, known))
             self.spool.touch(member.id)
-        self._relays.members_changed()
+        self._mesh.relays.members_changed()
 
     # --- events
 
     def _handle(self, turn: Turn, event: object) -> None:
         match event:
             case FramesReceived():
-                self._exchange.received(turn, event)
+                self._parts.exchange.received(turn, event)
             case Request():
                 self._clients.request(turn, event)
             case Committed():
@@ -386,18 +263,18 @@ class Node:
             case Loaded():
                 self._loaded(turn, event)
             case LinkUp():
-                self._linking.up(turn, event, self.epoch)
+                self._parts.linking.up(turn, event, self.epoch)
             case LinkDown():
-                self._linking.down(turn, event)
+                self._parts.linking.down(turn, event)
             case LinkMeasured():
-                self._linking.measured(turn, event)
+                self._parts.linking.measured(turn, event)
             case ThriftChanged():
-                self._linking.thrift_changed(turn, event)
+                self._parts.linking.thrift_changed(turn, event)
             case DialFailed():
                 count_reason(turn.tally.dials, event.code)
                 self.peers.dial_failed(event)
-                self._chronicle.dial_failed(turn, event)
-                self._relays.dial_failed(event.peer)
+                self._mesh.chronicle.dial_failed(turn, event)
+                self._mesh.relays.dial_failed(event.peer)
             case AcceptFailed():
                 count_reason(turn.tally.strangers, event.code)
                 turn.log("info", "connection refused", remote=str(event.remote), code=event.code, reason=event.reason)
@@ -411,13 +288,13 @@ class Node:
             case AdmitDevice():
                 self.admissions.admit(turn, event, self.peers)
             case Inquire():
-                self._inquiries.inquire(turn, event, self.peers)
+                self._sight.inquiries.inquire(turn, event, self.peers)
             case Assisted():
-                self._inquiries.assisted(turn, event, self.peers)
+                self._sight.inquiries.assisted(turn, event, self.peers)
             case JoinEnded():
                 self.admissions.join_ended(turn, event)
             case CertificateFetched():
-                self._enlisting.fetched(turn, event, self.peers)
+                self._mesh.enlisting.fetched(turn, event, self.peers)
 
     def _peer_seen(self, turn: Turn, event: PeerSeen) -> None:
         member = None if self.membership.roster is None else self.membership.roster.members.get(event.peer)
@@ -432,7 +309,7 @@ class Node:
 
     def _outdo_earlier_lives(self, turn: Turn) -> None:
         """The mesh knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""
-        seen = self._linking.seen
+        seen = self._parts.linking.seen
         if seen is None or seen < self._highest_epoch:
             return
         turn.log("warning", "this device's state is older than its peers remember", seen=seen.counter)
@@ -447,14 +324,14 @@ class Node:
     def _committed(self, turn: Turn, event: Committed) -> None:
         turn.tally.commits_failed += event.error is not None
         for ticket in event.tickets:
-            written = self._tickets.written(ticket)
+            written = self._parts.tickets.written(ticket)
             self.spool.endings.committed(turn, ticket, event.error, written)
-            burnt = self._acceptor.committed(turn, ticket, event.error, event.reason)
+            burnt = self._mail.acceptor.committed(turn, ticket, event.error, event.reason)
             if burnt is not None:
-                self._exchange.owe_floors(burnt)
+                self._parts.exchange.owe_floors(burnt)
                 self.spool.touch(self._me)
                 continue
-            waiting = self._tickets.committed(ticket)
+            waiting = self._parts.tickets.committed(ticket)
             if event.error is None:
                 for effect in waiting or written:
                     self._when_durable(turn, effect)
@@ -471,9 +348,9 @@ class Node:
                 self.spool.end_stored(effect)
             case EpochStored():
                 self.epoch = effect.epoch
-                self._outbox.start_epoch(effect.epoch)
-                self._arriving.start_epoch(effect.epoch)
-                self._routes.renew(turn, effect.epoch)
+                self._mail.outbox.start_epoch(effect.epoch)
+                self._mail.arriving.start_epoch(effect.epoch)
+                self._mesh.routes.renew(turn, effect.epoch)
                 self._is_changing_epoch = effect.epoch != self._highest_epoch
             case _:
                 turn.emit(effect)
@@ -486,13 +363,13 @@ class Node:
             turn.emit(Fail(event.error, "the store can't be read"))
         elif destination is not None:
             self.spool.loaded(turn, ticket, answer, self.membership.recipient(destination))
-        elif self._carried.is_answer(ticket):
-            self._carried.loaded(turn, ticket, answer)
+        elif self._mail.carried.is_answer(ticket):
+            self._mail.carried.loaded(turn, ticket, answer)
         elif self.spool.endings.is_answer(ticket):
-            self._exchange.owe_floors(self.spool.expired(turn, *answer))
-        elif self._mailboxes.is_expiry(ticket):
-            self._mailboxes.expired(turn, *answer)
-        elif not self._clients.loaded(turn, ticket, answer) and not self._inquiries.loaded(
+            self._parts.exchange.owe_floors(self.spool.expired(turn, *answer))
+        elif self._mail.mailboxes.is_expiry(ticket):
+            self._mail.mailboxes.expired(turn, *answer)
+        elif not self._clients.loaded(turn, ticket, answer) and not self._sight.inquiries.loaded(
             turn, ticket, answer, self.peers
         ):
-            self._mailboxes.loaded(turn, ticket, answer)
+            self._mail.mailboxes.loaded(turn, ticket, answer)

@@ -35,8 +35,8 @@ def commuters(count: int = 3, **options: int) -> tuple[World, list[Device]]:
         if device is not hub:
             world.disconnect(hub, device)
     for device in world.devices:  # and nobody remembers
-        device.node._carriers.table = Predictabilities()
-        device.node._carriers._tell_at = None
+        device.node._mesh.carriers.table = Predictabilities()
+        device.node._mesh.carriers._tell_at = None
     return world, world.devices
 
 
@@ -193,16 +193,16 @@ def test_meetings_are_remembered_over_a_restart_and_told_on() -> None:
     world.connect(a, m)  # m hears of it from via, and a from m
     world.advance(TELL_INTERVAL_S + CONTACT_S)
     for device in (via, m, a):
-        assert device.node._carriers.table.of(d.id, world.now) > 0.1
-    likely = [device.node._carriers.table.of(d.id, world.now) for device in (via, m, a)]
+        assert device.node._mesh.carriers.table.of(d.id, world.now) > 0.1
+    likely = [device.node._mesh.carriers.table.of(d.id, world.now) for device in (via, m, a)]
     assert likely == sorted(likely, reverse=True)
     a.crash()
-    assert a.node._carriers.table.of(d.id, world.now) == pytest.approx(likely[2], rel=0.01)
+    assert a.node._mesh.carriers.table.of(d.id, world.now) == pytest.approx(likely[2], rel=0.01)
 
 
 def test_a_device_that_is_told_not_to_carries_nothing_and_is_not_asked() -> None:
     world, (a, via, _) = commuters()
-    via.node._carriers.quota_bytes = None
+    via.node._mesh.carriers.quota_bytes = None
     a.send("d2", b"x")
     before = len(world.bundles)
     meet(world, a, via, HOUR)
@@ -219,7 +219,7 @@ def test_a_device_that_refuses_is_asked_once_on_a_link_and_the_copies_are_for_ot
     )
     world.connect(a, via)
     world.advance(CONTACT_S)
-    via.node._carriers.quota_bytes = None  # it has said that it carries
+    via.node._mesh.carriers.quota_bytes = None  # it has said that it carries
     for number in range(3):
         a.send("d2", bytes([number]))
         world.advance(CONTACT_S)
@@ -232,7 +232,7 @@ def test_a_device_that_refuses_is_asked_once_on_a_link_and_the_copies_are_for_ot
 
 def test_over_its_quota_a_carrier_is_busy_and_loses_nothing() -> None:
     world, (a, via, d) = commuters()
-    via.node._carriers.quota_bytes = 12_000
+    via.node._mesh.carriers.quota_bytes = 12_000
     for _ in range(5):
         a.send("d2", world.rng.randbytes(1000))
     meet(world, a, via)
@@ -273,7 +273,7 @@ def test_meetings_out_of_bounds_cost_the_link_and_others_are_not_believed() -> N
     boast = encode_encounters(Encounters(carries=True, met={d.id: 1.0}))
     world.inject(via, a, Routed(d.id, a.id, 0, Kind.ENCOUNTERS, boast))  # not over its own link
     assert via.id in a.links
-    assert a.node._carriers.table.of(d.id, world.now) == 0
+    assert a.node._mesh.carriers.table.of(d.id, world.now) == 0
     world.inject(
         via, a, Routed(via.id, a.id, 0, Kind.ENCOUNTERS, b"\x82\xf5\x81\x82\x50" + d.id + b"\x1a\x00\x01\x00\x00")
     )
@@ -366,7 +366,7 @@ def test_nothing_is_due_where_nothing_is_carried() -> None:
     world.connect(a, via)
     world.advance(HOUR)
     for device in (a, via):
-        assert device.node._carriers.next_deadline() is None
+        assert device.node._mesh.carriers.next_deadline() is None
 
 
 def test_the_life_of_carried_mail_is_told() -> None:

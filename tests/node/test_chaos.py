@@ -171,7 +171,7 @@ class Chaos:
         self.world.flush()
         snapshot = device.database.snapshot()
         assert (snapshot.backlogs, snapshot.held, snapshot.mailboxes) == ((), (), ())
-        assert not any(device.node._arriving._usage.values())
+        assert not any(device.node._mail.arriving._usage.values())
 
 
 @pytest.mark.parametrize("seed", range(60))

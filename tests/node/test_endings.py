@@ -80,11 +80,11 @@ def test_a_floor_passes_what_could_not_be_written_down_at_first() -> None:
     reader.ack()
     world.flush()
     assert reader.payloads == [b"0"]
-    assert a.node._exchange._floors_due
+    assert a.node._parts.exchange._floors_due
     a.fails = lambda _: False
     a.send("d1", b"1")
     world.flush()
-    assert not a.node._exchange._floors_due
+    assert not a.node._parts.exchange._floors_due
 
 
 def test_an_expiry_that_could_not_be_written_down_counts_once() -> None:

@@ -58,7 +58,7 @@ def test_a_metered_link_costs_more() -> None:
 
 def test_fewer_links_are_kept() -> None:
     world = World()
-    budget = world.devices[0].node._company._budget
+    budget = world.devices[0].node._mesh.company._budget
     told(world, on_battery=True)
     assert budget.max_links == SAVING_LINKS
     told(world)

@@ -228,7 +228,7 @@ def test_the_odd_one_out_is_named() -> None:
     a = looks.devices[0]
     for other in looks.devices[1:]:
         looks.world.connect(a, other)
-    looks.devices[2].node._inquiries._wall = lambda: time.time() - 300
+    looks.devices[2].node._sight.inquiries._wall = lambda: time.time() - 300
     looks.look(a, 2)
     [alert] = a.query("alerts")
     assert (alert["name"], alert["peer_name"]) == ("clock-skew", "d2")

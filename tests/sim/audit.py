@@ -38,19 +38,19 @@ def _check_memory(host: Host, life: Life) -> None:
         dead_links=set(life.loop._outgoing) - {link.number for link in links},
         spool_loads=node.spool.loading._loads,
         endings=node.spool.endings._rows,
-        mailbox_loads=node._mailboxes._loads,
-        tickets=node._tickets._waiting,
-        lazy_tickets=node._tickets._waiting_lazily,
+        mailbox_loads=node._mail.mailboxes._loads,
+        tickets=node._parts.tickets._waiting,
+        lazy_tickets=node._parts.tickets._waiting_lazily,
         unwritten_ends=node.spool._outcomes._unwritten,
-        submissions=node._acceptor._submissions,
-        accepting=node._acceptor._accepting,
-        keys=node._acceptor._keys,
+        submissions=node._mail.acceptor._submissions,
+        accepting=node._mail.acceptor._accepting,
+        keys=node._mail.acceptor._keys,
         key_reads=node._clients._key_reads,
         looked_up_keys=node._clients._keys,
         trace_reads=node._clients._trace_reads,
-        floors_due=node._exchange._floors_due,
+        floors_due=node._parts.exchange._floors_due,
     )
-    _check_unopened(host, node._arriving._sessions)
+    _check_unopened(host, node._mail.arriving._sessions)
     for queue in node.spool.queues():
         counts = (queue.rows, queue.messages, queue.size_bytes, queue.in_flight_bytes, queue._window_bytes)
         if any(counts):
@@ -71,12 +71,13 @@ def _check_disk(host: Host, life: Life) -> None:
     waiting = host.spool_rows()
     if waiting or snapshot.backlogs:
         raise BrokenPromise(f"{host.name} has {waiting} rows in the spool on disk, and counts {snapshot.backlogs}")
-    usage = {source: size for source, size in life.node._arriving._usage.items() if size}
+    usage = {source: size for source, size in life.node._mail.arriving._usage.items() if size}
     if usage != snapshot.inbox_usage:
         raise BrokenPromise(f"{host.name} counts inbox bytes {usage}, and the disk holds {snapshot.inbox_usage}")
     held = {row.row for row in snapshot.held}
-    if held != set(life.node._arriving._held):
-        raise BrokenPromise(f"{host.name} holds rows {sorted(life.node._arriving._held)}, and the disk {sorted(held)}")
+    waiting = sorted(life.node._mail.arriving._held)
+    if sorted(held) != waiting:
+        raise BrokenPromise(f"{host.name} holds rows {waiting}, and the disk {sorted(held)}")
 
 
 def _check_receipts(source: Host, destination: Host) -> None:
@@ -85,7 +86,7 @@ def _check_receipts(source: Host, destination: Host) -> None:
     there, here = destination.identity.node_id, source.identity.node_id
     for queue in source.life.node.spool.queues_for(there):
         priority = queue.priority
-        flow = destination.life.node._arriving._flows.get((here, priority))
+        flow = destination.life.node._mail.arriving._flows.get((here, priority))
         if flow is None or queue.receipt is None:
             continue
         truth = flow.receipt(queue.receipt.order, queue.receipt.credit_bytes)
@@ -109,7 +110,7 @@ def _check_ends(hosts: dict[str, Host], ledger: Ledger) -> None:
         told = [
             Told(entry.at_ms / 1000, host.name, entry.event, entry.reason, entry.detail) for entry in record.journal
         ]
-        views = host.life.node._clients._parts.views
+        views = host.life.node._sight.views
         state = views.trace(ref, index, record, None, told, [], host.now())["state"]
         events = [(entry.event, entry.reason) for entry in record.journal]
         if state in ("consumed", "delivered") and ledger.readers_of(sent) and not ledger.is_acked(sent):

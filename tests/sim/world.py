@@ -153,7 +153,7 @@ class World:
         if host.life is None:
             return False
         node = host.life.node
-        return bool(node._tickets._waiting or node._tickets._waiting_lazily or len(node.spool.endings))
+        return bool(node._parts.tickets._waiting or node._parts.tickets._waiting_lazily or len(node.spool.endings))
 
     def _show_queues(self) -> None:
         """What waits, for whoever reads the trace."""
