@@ -32,17 +32,17 @@ from meshd.ids import NodeId, is_device_name, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.logs import configure, get_logger
 from meshd.masking import hide
-from meshd.node.alerts import Level
 from meshd.node.clients import Listening
-from meshd.node.hooks import QUEUED_ALERTS, HookSettings, check_command, run_hooks
 from meshd.node.inbox import Inbox
+from meshd.node.insight.alerts import Level
+from meshd.node.insight.hooks import QUEUED_ALERTS, HookSettings, check_command, run_hooks
+from meshd.node.insight.premises import Site
+from meshd.node.insight.pulse import Pulse, Sights, look_around
+from meshd.node.insight.vitals import Outage, Vitals
+from meshd.node.insight.watch import Thresholds
 from meshd.node.loop import Loop, Surroundings
-from meshd.node.premises import Site
-from meshd.node.pulse import Pulse, Sights, look_around
 from meshd.node.settings import Settings
 from meshd.node.step import Node
-from meshd.node.vitals import Outage, Vitals
-from meshd.node.watch import Thresholds
 from meshd.service import begin_life, fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
 from meshd.starting import end_outage, note_outage, start_part
 from meshd.store.database import Database

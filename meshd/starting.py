@@ -8,7 +8,7 @@ import trio
 from meshd.errors import MeshdError
 from meshd.links.backoff import Backoff
 from meshd.logs import get_logger
-from meshd.node.vitals import Outage
+from meshd.node.insight.vitals import Outage
 
 RETRY_SECONDS = (2.0, 60.0)
 """Base and cap of the waits: a port that was taken is free when its holder ends, and nothing tells when."""

@@ -46,17 +46,17 @@ PURE = (
     "node/exchange.py",
     "node/linking.py",
     "node/company.py",
-    "node/chronicle.py",
-    "node/alerts.py",
-    "node/watch.py",
+    "node/insight/chronicle.py",
+    "node/insight/alerts.py",
+    "node/insight/watch.py",
     "node/tally.py",
-    "node/metrics.py",
-    "node/measures.py",
-    "node/insight.py",
+    "node/insight/metrics.py",
+    "node/insight/measures.py",
+    "node/insight/reasons.py",
     "node/echo.py",
-    "node/inquiries.py",
-    "node/traces.py",
-    "node/verdicts.py",
+    "node/insight/inquiries.py",
+    "node/insight/traces.py",
+    "node/insight/verdicts.py",
     "node/followers.py",
     "node/clients.py",
     "node/effects.py",
@@ -152,5 +152,5 @@ def test_the_architecture_names_every_package_and_every_part_of_the_node() -> No
     page = (ROOT / "docs" / "architecture.md").read_text()
     packages = {path.name for path in (ROOT / "meshd").iterdir() if (path / "__init__.py").exists()}
     assert [name for name in sorted(packages) if f"{name}/" not in page] == []
-    parts = {path.stem for path in (ROOT / "meshd" / "node").glob("*.py")} - {"__init__"}
+    parts = {path.stem for path in (ROOT / "meshd" / "node").rglob("*.py")} - {"__init__"}
     assert [name for name in sorted(parts) if not re.search(rf"[`/]{name}\b", page)] == []

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from meshd.node.metrics import CATALOGUE
+from meshd.node.insight.metrics import CATALOGUE
 from tests.bench.mesh import await_links, mesh
 from tests.netlab.lab import eventually
 from tests.node.test_hooks import Receiver

@@ -14,17 +14,21 @@ from meshd.node.admission import Admissions
 from meshd.node.arriving import Arriving
 from meshd.node.carried import Carried
 from meshd.node.carriers import Carriers
-from meshd.node.chronicle import Chronicle
 from meshd.node.company import Company
 from meshd.node.echo import Echoes
 from meshd.node.enlisting import Enlisting
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
-from meshd.node.inquiries import Inquiries
-from meshd.node.insight import Insight
+from meshd.node.insight.chronicle import Chronicle
+from meshd.node.insight.inquiries import Inquiries
+from meshd.node.insight.measures import Measures
+from meshd.node.insight.reasons import Reasons
+from meshd.node.insight.traces import Traces
+from meshd.node.insight.views import Views
+from meshd.node.insight.vitals import Vitals
+from meshd.node.insight.watch import Watch
 from meshd.node.linking import Linking
 from meshd.node.mailboxes import Mailboxes
-from meshd.node.measures import Measures
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
 from meshd.node.outcomes import Outcomes
@@ -37,11 +41,7 @@ from meshd.node.spool import Spool
 from meshd.node.spreading import Spreading
 from meshd.node.tally import Tally
 from meshd.node.tokens import Tokens
-from meshd.node.traces import Traces
 from meshd.node.turn import Tickets
-from meshd.node.views import Views
-from meshd.node.vitals import Vitals
-from meshd.node.watch import Watch
 from meshd.trust.identity import Identity
 
 
@@ -110,7 +110,7 @@ class Sight:
     """What people can find out."""
 
     views: Views
-    insight: Insight
+    reasons: Reasons
     inquiries: Inquiries
     traces: Traces
     watch: Watch
@@ -260,7 +260,7 @@ def _sight(given: Circumstances, tickets: Tickets, tally: Tally, mesh: Mesh, mai
     )
     return Sight(
         views=views,
-        insight=Insight(membership=mesh.membership, peers=mesh.peers, routes=mesh.routes, dialer=given.dialer),
+        reasons=Reasons(membership=mesh.membership, peers=mesh.peers, routes=mesh.routes, dialer=given.dialer),
         inquiries=inquiries,
         traces=Traces(mesh.membership, inquiries, views),
         watch=watch,

@@ -285,13 +285,13 @@ class Clients:
             case "tokens":
                 turn.answer(query, Result(self._parts.tokens.listed(turn.now, views.moment)))
             case "graph":
-                turn.answer(query, Result(self._parts.sight.insight.graph(turn.now)))
+                turn.answer(query, Result(self._parts.sight.reasons.graph(turn.now)))
             case "alerts":
                 turn.answer(query, Result(self._parts.sight.watch.documents(turn.now)))
             case "metrics":
                 turn.emit(RenderMetrics(query.port, query.id, self._parts.sight.measures.families(turn.now)))
             case "why":
-                turn.answer(query, Result(self._parts.sight.insight.why(str(query.argument), turn.now)))
+                turn.answer(query, Result(self._parts.sight.reasons.why(str(query.argument), turn.now)))
             case "config" | "doctor":
                 turn.emit(Examine(query))
             case _:
@@ -307,7 +307,7 @@ class Clients:
             ) from error
 
     def _reset_breaker(self, turn: Turn, request: ResetBreaker) -> None:
-        insight = self._parts.sight.insight
+        insight = self._parts.sight.reasons
         member = insight.find(request.peer)
         dialer = insight.dialer(member.id)
         if dialer is None:

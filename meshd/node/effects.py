@@ -7,7 +7,7 @@ import attrs
 from meshd.delivery.receipts import Receipt
 from meshd.errors import MeshdError
 from meshd.ids import Epoch, NodeId, Number, Priority
-from meshd.node.metrics import Family
+from meshd.node.insight.metrics import Family
 from meshd.node.requests import Port, Query, Reply, Request
 from meshd.store.ops import Op, Read
 from meshd.transport.base import Address

@@ -15,7 +15,7 @@ from meshd.node.carried import Carried
 from meshd.node.carriers import Carriers
 from meshd.node.echo import Echoes
 from meshd.node.effects import CloseLink, DataAcked
-from meshd.node.inquiries import ANSWER_LABEL, QUESTION_LABEL, Inquiries
+from meshd.node.insight.inquiries import ANSWER_LABEL, QUESTION_LABEL, Inquiries
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
 from meshd.node.peers import Link, Peers

@@ -9,10 +9,10 @@ from meshd.links.choice import transport_rank
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.node.arriving import Arriving
 from meshd.node.carriers import Carriers
-from meshd.node.chronicle import Chronicle
 from meshd.node.company import Company
 from meshd.node.effects import CloseLink
 from meshd.node.exchange import Exchange
+from meshd.node.insight.chronicle import Chronicle
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
 from meshd.node.peers import Link, Peers

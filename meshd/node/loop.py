@@ -57,11 +57,11 @@ from meshd.node.effects import (
     TellAlert,
     WantLink,
 )
-from meshd.node.examinations import Examinations
 from meshd.node.inbox import Inbox
+from meshd.node.insight.examinations import Examinations
+from meshd.node.insight.metrics import Family
+from meshd.node.insight.premises import HERE, Site
 from meshd.node.joining import Doorkeeper, fetch, join
-from meshd.node.metrics import Family
-from meshd.node.premises import HERE, Site
 from meshd.node.reachable import reachable_addresses
 from meshd.node.requests import Result
 from meshd.node.step import Node
@@ -455,7 +455,7 @@ async def _render(effect: RenderMetrics) -> None:
 
 
 def _as_text(families: tuple[Family, ...]) -> dict[str, str]:
-    from meshd.node.openmetrics import (
+    from meshd.node.insight.openmetrics import (
         openmetrics,
     )  # here, so that only a daemon that is asked has the library in memory
 

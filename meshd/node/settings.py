@@ -3,7 +3,7 @@
 import attrs
 
 from meshd.node.carriers import CARRY_BYTES
-from meshd.node.watch import Thresholds
+from meshd.node.insight.watch import Thresholds
 
 
 @attrs.frozen(kw_only=True)

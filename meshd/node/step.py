@@ -28,13 +28,13 @@ from meshd.node.effects import (
     SeekPeer,
 )
 from meshd.node.enlisting import CertificateFetched
-from meshd.node.inquiries import Assisted, Inquire
+from meshd.node.insight.inquiries import Assisted, Inquire
+from meshd.node.insight.vitals import Vitals
+from meshd.node.insight.watch import Survey
 from meshd.node.requests import Request
 from meshd.node.settings import Settings
 from meshd.node.tally import count_reason
 from meshd.node.turn import Turn
-from meshd.node.vitals import Vitals
-from meshd.node.watch import Survey
 from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity

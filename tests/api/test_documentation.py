@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from meshd.api import protocol
-from meshd.node.chronicle import KEPT_EVENTS
+from meshd.node.insight.chronicle import KEPT_EVENTS
 from meshd.wire import codec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol-api.md").read_text(encoding="utf-8")

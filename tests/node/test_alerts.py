@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from meshd.config import ALERT_NAMES
 from meshd.ids import NodeId
-from meshd.node.alerts import (
+from meshd.node.insight.alerts import (
     KEPT_ALERTS,
     Alert,
     Alerts,

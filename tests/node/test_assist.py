@@ -7,8 +7,8 @@ import trio
 import trio.testing
 
 from meshd.ids import NodeId
-from meshd.node.assist import AT_ONCE, DIAL_S, MAX_DIALS, Assistance, dial_all
 from meshd.node.effects import Assist
+from meshd.node.insight.assist import AT_ONCE, DIAL_S, MAX_DIALS, Assistance, dial_all
 from meshd.transport.base import Address, Connection, Pin
 from meshd.transport.memory import MemoryNetwork, MemoryTransport
 from meshd.trust.identity import server_name

@@ -3,8 +3,8 @@
 import pytest
 
 from meshd.links.events import DialFailed, LinkMeasured
-from meshd.node.chronicle import KEPT_EVENTS
 from meshd.node.effects import CloseBreaker
+from meshd.node.insight.chronicle import KEPT_EVENTS
 from meshd.node.requests import AddCredit, Follow, Item, Remove, ResetBreaker
 from meshd.transport.base import Address
 from tests.node.harness import Device, World

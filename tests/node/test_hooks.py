@@ -13,8 +13,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from meshd.node.alerts import Level
-from meshd.node.hooks import HookFailed, HookSettings, execute, post, run_hooks
+from meshd.node.insight.alerts import Level
+from meshd.node.insight.hooks import HookFailed, HookSettings, execute, post, run_hooks
 
 ALERT: dict[str, Any] = {
     "id": 3,

@@ -9,9 +9,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from meshd.ids import Priority
 from meshd.links.events import AcceptFailed, DialFailed, LinkDown, LinkUp
 from meshd.node.effects import RenderMetrics
-from meshd.node.measures import MAX_PEERS, OTHERS
-from meshd.node.metrics import CATALOGUE, GROUPS, Kind
-from meshd.node.openmetrics import openmetrics
+from meshd.node.insight.measures import MAX_PEERS, OTHERS
+from meshd.node.insight.metrics import CATALOGUE, GROUPS, Kind
+from meshd.node.insight.openmetrics import openmetrics
 from meshd.node.requests import Query
 from meshd.transport.base import Address
 from tests.node.harness import Device, World
@@ -220,7 +220,7 @@ def test_names_keep_to_the_rules_of_openmetrics() -> None:
 # --- docs/metrics.md: ``python -m tests.node.test_measures`` writes it
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
-MARK = "<!-- The tables below are made from meshd/node/metrics.py: python -m tests.node.test_measures -->\n"
+MARK = "<!-- The tables below are made from meshd/node/insight/metrics.py: python -m tests.node.test_measures -->\n"
 
 
 def tables() -> str:

@@ -9,9 +9,9 @@ import trio.testing
 
 from meshd.ids import NodeId
 from meshd.node.inbox import Inbox
-from meshd.node.pulse import Pulse, Sights, look_around
-from meshd.node.vitals import Vitals
-from meshd.node.watch import Survey, Thresholds
+from meshd.node.insight.pulse import Pulse, Sights, look_around
+from meshd.node.insight.vitals import Vitals
+from meshd.node.insight.watch import Survey, Thresholds
 
 
 def measured(vitals: Vitals, above_s: float) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from meshd.ids import BundleRef
 from meshd.node.effects import Assist, InquiryEnded
-from meshd.node.inquiries import ANSWER_LABEL, QUESTION_LABEL, QUESTIONS_AT_ONCE, Assisted, Inquire
+from meshd.node.insight.inquiries import ANSWER_LABEL, QUESTION_LABEL, QUESTIONS_AT_ONCE, Assisted, Inquire
 from meshd.node.requests import Query
 from meshd.trust.seal import sign_blob
 from meshd.wire.frames import MAX_HOPS, Frame, Kind, Routed

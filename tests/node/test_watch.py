@@ -9,10 +9,10 @@ from meshd.ids import NodeId
 from meshd.links.breaker import Breaker, State
 from meshd.links.events import LinkUp
 from meshd.node.accepting import MIN_FREE_BYTES
-from meshd.node.alerts import Name
 from meshd.node.effects import TellAlert
+from meshd.node.insight.alerts import Name
+from meshd.node.insight.watch import FLAPS_WITHIN_S, LOOK_INTERVAL_S, START_GRACE_S, Survey
 from meshd.node.requests import Remove
-from meshd.node.watch import FLAPS_WITHIN_S, LOOK_INTERVAL_S, START_GRACE_S, Survey
 from meshd.transport.base import Address
 from tests.node.harness import START, Device, World
 from tests.trust.people import added, founded

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from prometheus_client.registry import Collector
 
 from meshd.histogram import Distribution
-from meshd.node.metrics import Family, Kind
+from meshd.node.insight.metrics import Family, Kind
 
 
 def openmetrics(families: tuple[Family, ...]) -> dict[str, str]:

@@ -10,14 +10,14 @@ from meshd import __version__
 from meshd.histogram import Distribution
 from meshd.ids import NodeId, Priority
 from meshd.links.breaker import State
-from meshd.node.alerts import Name
 from meshd.node.arriving import Arriving
-from meshd.node.metrics import Family, families
+from meshd.node.insight.alerts import Name
+from meshd.node.insight.metrics import Family, families
+from meshd.node.insight.views import Views
+from meshd.node.insight.vitals import Vitals
+from meshd.node.insight.watch import Watch
 from meshd.node.peers import Peer
 from meshd.node.tally import Counts, Tally
-from meshd.node.views import Views
-from meshd.node.vitals import Vitals
-from meshd.node.watch import Watch
 from meshd.routing.view import RouteState
 
 MAX_PEERS = 256

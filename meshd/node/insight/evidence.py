@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from meshd.discovery.presence import Place
-from meshd.node.premises import Premises
-from meshd.node.vitals import Outage
+from meshd.node.insight.premises import Premises
+from meshd.node.insight.vitals import Outage
 from meshd.wire.inquiry import Dialed
 
 

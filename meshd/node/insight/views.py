@@ -9,13 +9,13 @@ import attrs
 from meshd import __version__
 from meshd.ids import BundleRef, NodeId, Priority, format_message_id, to_text
 from meshd.links.peer import PeerStatistics
-from meshd.node.chronicle import Chronicle, plain
+from meshd.node.insight.chronicle import Chronicle, plain
+from meshd.node.insight.vitals import Outage
 from meshd.node.membership import Membership
 from meshd.node.peers import Peer, Peers
 from meshd.node.relays import Relays
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
-from meshd.node.vitals import Outage
 from meshd.store.ops import TraceRecord
 from meshd.transport.base import Address
 

@@ -8,11 +8,11 @@ import attrs
 
 from meshd.ids import NodeId, to_text
 from meshd.node.accepting import MIN_FREE_BYTES
-from meshd.node.alerts import Alert, Alerts, Change, Finding, Level, Name, Patience, decode_alert, encode_alert
 from meshd.node.effects import TellAlert
-from meshd.node.inquiries import Findings, Inquiries
+from meshd.node.insight.alerts import Alert, Alerts, Change, Finding, Level, Name, Patience, decode_alert, encode_alert
+from meshd.node.insight.inquiries import Findings, Inquiries
+from meshd.node.insight.views import Views
 from meshd.node.turn import Turn
-from meshd.node.views import Views
 from meshd.store.ops import DeleteFact, PutFact, Snapshot
 from meshd.wire.inquiry import Topic, encode_argument
 

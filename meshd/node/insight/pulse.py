@@ -10,8 +10,8 @@ import trio
 
 from meshd.ids import NodeId
 from meshd.node.inbox import Inbox
-from meshd.node.vitals import Vitals
-from meshd.node.watch import CALM_INTERVAL_S, LOOK_INTERVAL_S, Survey, Thresholds
+from meshd.node.insight.vitals import Vitals
+from meshd.node.insight.watch import CALM_INTERVAL_S, LOOK_INTERVAL_S, Survey, Thresholds
 
 _BRIEF_S = 0.001
 """Passes below this are far too many to be told apart: they all go into the first bucket."""

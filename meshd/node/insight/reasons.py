@@ -39,7 +39,7 @@ class _Verdict:
 
 
 @attrs.frozen(kw_only=True)
-class Insight:
+class Reasons:
     """Reads, never changes. ``dialer`` tells what a peer's dialer knows."""
 
     membership: Membership

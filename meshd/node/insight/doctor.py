@@ -16,13 +16,13 @@ from meshd.discovery.presence import Place
 from meshd.discovery.probes import Caught, Probe, exchange_probes
 from meshd.ids import NodeId, to_text
 from meshd.node.accepting import MIN_FREE_BYTES
-from meshd.node.assist import SENDER_CHARS, dial_all
 from meshd.node.effects import InquiryEnded
-from meshd.node.evidence import Evidence, PeerEvidence, interface_of
+from meshd.node.insight.assist import SENDER_CHARS, dial_all
+from meshd.node.insight.evidence import Evidence, PeerEvidence, interface_of
+from meshd.node.insight.premises import Premises, Site, look
+from meshd.node.insight.verdicts import judge
 from meshd.node.peers import Peer
-from meshd.node.premises import Premises, Site, look
 from meshd.node.step import Node
-from meshd.node.verdicts import judge
 from meshd.transport.base import Address, Pin, Transport
 from meshd.trust.identity import server_name
 from meshd.trust.standing import Member

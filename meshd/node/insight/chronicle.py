@@ -12,7 +12,7 @@ import attrs
 
 from meshd.ids import NodeId, to_text
 from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
-from meshd.node.alerts import Alert, Change
+from meshd.node.insight.alerts import Alert, Change
 from meshd.node.membership import Membership
 from meshd.node.peers import Link
 from meshd.node.requests import AddCredit, Follow, Item, Port

@@ -4,12 +4,12 @@ import attrs
 
 from meshd.errors import MeshdError
 from meshd.ids import BundleRef
-from meshd.node.inquiries import Findings, Inquiries
+from meshd.node.insight.inquiries import Findings, Inquiries
+from meshd.node.insight.views import Told, Unasked, Views
 from meshd.node.membership import Membership
 from meshd.node.peers import Peers
 from meshd.node.requests import Failure, Query, Result
 from meshd.node.turn import Turn
-from meshd.node.views import Told, Unasked, Views
 from meshd.store.ops import TraceRecord
 from meshd.wire.inquiry import Topic, encode_argument
 

@@ -8,7 +8,7 @@ import attrs
 
 from meshd.discovery.presence import Place
 from meshd.discovery.probes import MDNS_GROUPS, OWN_GROUPS
-from meshd.node.evidence import Evidence, PeerEvidence
+from meshd.node.insight.evidence import Evidence, PeerEvidence
 from meshd.wire.inquiry import Dialed
 
 CLOCKS_DIFFER_S = 30.0

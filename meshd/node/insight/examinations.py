@@ -10,11 +10,11 @@ import trio
 from meshd.discovery.presence import Place
 from meshd.errors import MeshdError
 from meshd.ids import NodeId
-from meshd.node.assist import Assistance
 from meshd.node.effects import Assist, InquiryEnded
 from meshd.node.inbox import Inbox
-from meshd.node.inquiries import Assisted, Inquire
-from meshd.node.premises import Site
+from meshd.node.insight.assist import Assistance
+from meshd.node.insight.inquiries import Assisted, Inquire
+from meshd.node.insight.premises import Site
 from meshd.node.requests import Failure, Query, Result
 from meshd.node.step import Node
 from meshd.transport.base import Address, Pin, Transport
@@ -56,7 +56,7 @@ class Examinations:
     async def examine(self, request: Query) -> None:
         """Examine this device, and answer the request with the verdicts."""
         # When it is first needed: what judges takes a megabyte and a half, and most devices never ask.
-        from meshd.node.doctor import Doctor
+        from meshd.node.insight.doctor import Doctor
 
         doctor = Doctor(
             node=self.node,

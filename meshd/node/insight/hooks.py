@@ -16,7 +16,7 @@ import trio
 from meshd.errors import MeshdError
 from meshd.links.backoff import Backoff
 from meshd.logs import get_logger
-from meshd.node.alerts import Level
+from meshd.node.insight.alerts import Level
 
 log = get_logger("meshd.alerts")
 
