@@ -7,7 +7,20 @@ import attrs
 
 from meshd.config import Log, Schema, declare, read_sections, schema_of
 from meshd.ids import parse_node_id
-from meshd.kinds import DURATION, ENDPOINT, RELAY_URL, SIZE, Endpoint, Kind, integer, list_of
+from meshd.kinds import (
+    DURATION,
+    ENDPOINT,
+    RELAY_URL,
+    SECRET,
+    SIZE,
+    TEXT,
+    WEBHOOK_URL,
+    Endpoint,
+    Kind,
+    choice,
+    integer,
+    list_of,
+)
 
 
 def _mesh_id(value: object) -> bytes:
@@ -47,12 +60,28 @@ class Mailbox:
 
 
 @attrs.frozen(kw_only=True)
+class Alerts:
+    """When the relay raises an alert, and whom it tells. Durations are seconds."""
+
+    mailbox_percent: int = declare(integer(1, 100), 80)
+    disk_free_bytes: int = declare(SIZE, "256MiB", key="disk_free")
+    loop_lag: float = declare(DURATION, "1s")
+    hook_severity: str = declare(choice("warning", "critical"), "warning")
+    exec: tuple[str, ...] = declare(list_of(TEXT), [])
+    webhook: str = declare(WEBHOOK_URL, "")
+    webhook_token: str = declare(SECRET, "")
+    hook_timeout: float = declare(DURATION, "10s")
+    hook_attempts: int = declare(integer(1, 100), 4)
+
+
+@attrs.frozen(kw_only=True)
 class RelayConfig:
     """Everything that can be set; ``RelayConfig()`` is the default."""
 
     listen: Listen = Listen()
     access: Access = Access()
     mailbox: Mailbox = Mailbox()
+    alerts: Alerts = Alerts()
     log: Log = attrs.field(factory=Log)
 
 

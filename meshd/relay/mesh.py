@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from meshd.errors import MeshdError
+from meshd.histogram import Histogram
 from meshd.logs import get_logger
 from meshd.node.clients import Listening
 from meshd.node.inbox import Inbox
@@ -14,10 +16,11 @@ from meshd.node.loop import Loop, Surroundings
 from meshd.node.settings import Settings
 from meshd.node.step import Node
 from meshd.relay.admission import mesh_name
+from meshd.relay.metrics import MeshFigures
 from meshd.service import Life, begin_life, free_bytes
 from meshd.store.ops import Op, PutFact, Snapshot
 from meshd.store.requests import Requests
-from meshd.store.worker import run_worker
+from meshd.store.worker import Timing, run_worker
 from meshd.transport.base import Connection
 from meshd.trust.handshake import HandshakeResult
 from meshd.trust.identity import Identity
@@ -49,9 +52,13 @@ async def open_life(path: Path, roster: Roster | None, rng: random.Random) -> Li
 class HostedMesh:
     """A mesh while it is served. ``run`` owns everything in it."""
 
-    def __init__(self, life: Life, *, identity: Identity, settings: Settings, directory: Path) -> None:
+    def __init__(
+        self, life: Life, *, identity: Identity, settings: Settings, directory: Path, commits: Histogram
+    ) -> None:
         rng = random.SystemRandom()
         self._life = life
+        self._commits = commits
+        self._quota_bytes = settings.quota_bytes
         self._inbox = Inbox()
         self._requests = Requests(life.clock.now_ms)
         self._scopes: set[trio.CancelScope] = set()
@@ -76,12 +83,25 @@ class HostedMesh:
         """Who is in the mesh, as far as it is known here."""
         return self.loop.node.membership.require_roster()
 
+    def figures(self) -> MeshFigures:
+        """How it is now."""
+        node = self.loop.node
+        return MeshFigures(
+            name=mesh_name(self.roster.mesh_id),
+            devices=sum(member.role != "relay" for member in node.membership.members()),
+            linked=sum(1 for _ in node.peers.links()),
+            bundles=node.spool.messages,
+            size_bytes=node.spool.size_bytes,
+            quota_bytes=self._quota_bytes,
+        )
+
     async def run(self, listening: Listening, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until :meth:`stop`, or until the store fails: that ends this mesh's links, and no other's."""
         name = mesh_name(self.roster.mesh_id)
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(run_worker, self._life.database, self._requests, self._inbox.post_nowait)
+                work = partial(run_worker, timing=Timing(commits=self._commits))
+                await nursery.start(work, self._life.database, self._requests, self._inbox.post_nowait)
                 async with trio.open_nursery() as serving:
                     self._inbox.post_nowait(listening)
                     await serving.start(self.loop.run)

@@ -11,6 +11,7 @@ from meshd.api.settings import read_file
 from meshd.errors import MeshdError
 from meshd.kinds import parse_endpoint
 from meshd.logs import configure
+from meshd.masking import hide
 from meshd.relay.config import Listen, RelayConfig, load_relay_config
 
 
@@ -22,6 +23,9 @@ class Options:
     config_file: Path | None
     state_dir: Path
     show_certificate: bool
+    question: str | None = None
+    """What to ask the relay that runs: ``status`` or ``metrics``."""
+    as_json: bool = False
 
 
 def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
@@ -33,6 +37,10 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
         "--listen", metavar="ADDR", action="append", help="IP and port, for QUIC and WebSocket; instead of [::]:443"
     )
     parser.add_argument("--certificate", action="store_true", help="print this relay's certificate, and stop")
+    asking = parser.add_mutually_exclusive_group()
+    asking.add_argument("--status", action="store_true", help="say how the relay that runs is doing, and stop")
+    asking.add_argument("--metrics", action="store_true", help="print its metrics as OpenMetrics text, and stop")
+    parser.add_argument("--json", action="store_true", help="with --status: as JSON")
     parser.add_argument("--check-config", action="store_true", help="read the configuration, and stop")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--log-format", choices=("console", "json"))
@@ -43,11 +51,15 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
         print("The configuration is fine.")  # noqa: T201
         parser.exit()
     configure(given.log_level or config.log.level, given.log_format or config.log.format, dict(config.log.levels))
+    hide(config.alerts.webhook)
+    hide(config.alerts.webhook_token)
     return Options(
         config=config,
         config_file=given.config,
         state_dir=given.state_dir or _state_dir(environ),
         show_certificate=given.certificate,
+        question="status" if given.status else "metrics" if given.metrics else None,
+        as_json=given.json,
     )
 
 

@@ -2,10 +2,12 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import Collection
 from contextlib import contextmanager
 from functools import partial
@@ -15,17 +17,27 @@ from typing import Any
 import trio
 
 from meshd.discovery.interfaces import interfaces
-from meshd.errors import MeshdError, RemoteProtocolError
+from meshd.errors import CATALOGUE, MeshdError, RemoteProtocolError
+from meshd.histogram import Histogram
 from meshd.ids import MeshId, NodeId, to_text
 from meshd.links.session import hear_dialer, open_as_relay
 from meshd.logs import configure, get_logger
 from meshd.node.clients import Listening
+from meshd.node.insight.alerts import Level
+from meshd.node.insight.hooks import QUEUED_ALERTS, HookSettings, run_hooks
+from meshd.node.insight.pulse import Pulse
+from meshd.node.insight.vitals import COMMIT_BOUNDS, Vitals
+from meshd.node.insight.watch import Thresholds
 from meshd.node.reachable import addresses_of_urls, reachable_addresses
 from meshd.node.settings import Settings
 from meshd.relay.admission import Policy, admit
 from meshd.relay.mesh import HostedMesh, open_life
+from meshd.relay.metrics import Figures, families, together
 from meshd.relay.options import Options, read_options, reload_config
-from meshd.service import fail, make_dir, make_transports, notify, run_process, watchdog
+from meshd.relay.report import ask_relay, serve_reports, status_document, status_text
+from meshd.relay.watch import RelayWatch
+from meshd.service import fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
+from meshd.starting import start_part
 from meshd.transport.base import Address, Connection, TransportError
 from meshd.trust.handshake import RelayHandshake
 from meshd.trust.identity import Identity, load_or_create
@@ -47,6 +59,9 @@ def main() -> None:
         if options.show_certificate:
             _show_certificate(options)
             return
+        if options.question is not None:
+            _show_answer(options, options.question)
+            return
     except MeshdError as error:
         fail(error, PROGRAM)
     else:
@@ -58,6 +73,12 @@ def _show_certificate(options: Options) -> None:
     identity = load_or_create(options.state_dir, random.SystemRandom())
     print(identity.certificate_pem().decode(), end="")  # noqa: T201
     print(f"SHA-256: {hashlib.sha256(identity.certificate).hexdigest()}", file=sys.stderr)  # noqa: T201
+
+
+def _show_answer(options: Options, question: str) -> None:
+    answer = ask_relay(options.state_dir, question)
+    is_for_people = question == "status" and not options.as_json
+    print(status_text(json.loads(answer)) if is_for_people else answer.rstrip("\n"))  # noqa: T201
 
 
 async def run_relay(options: Options) -> None:
@@ -93,9 +114,29 @@ class Relay:
         self._opening = trio.Lock()
         self._listening = Listening((), ())
         self._pulse = 0
+        self._began = trio.current_time()
+        self._vitals = Vitals()
+        self._commits: dict[MeshId, Histogram] = {}
+        self._links = 0
+        self._refusals: Counter[str] = Counter()
+        self._alerts, self._told_alerts = trio.open_memory_channel[dict[str, Any]](QUEUED_ALERTS)
+        alerts = self._config.alerts
+        self._watch = RelayWatch(
+            thresholds=Thresholds(
+                spool_share=alerts.mailbox_percent / 100,
+                disk_free_bytes=alerts.disk_free_bytes,
+                loop_lag_s=alerts.loop_lag,
+            ),
+            vitals=self._vitals,
+            free_bytes=partial(free_bytes, options.state_dir),
+            meshes=lambda: [(mesh_id, mesh.figures()) for mesh_id, mesh in self._hosted.items()],
+            tell=self._alerts,
+            device=to_text(identity.node_id),
+        )
 
     async def run(self) -> None:
         """Start and stop in the order of dependence: links before stores."""
+        trio.lowlevel.add_instrument(Pulse(self._vitals))
         async with trio.open_nursery() as meshes:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 async with trio.open_nursery() as serving:
@@ -125,12 +166,63 @@ class Relay:
         named = addresses_of_urls(listen.urls)
         self._listening = Listening(tuple(bound), named or reachable_addresses(bound, interfaces(), ()))
         serving.start_soon(watchdog, lambda: self._pulse, self._beat)
+        await self._observe(serving)
         log.info(
             "running",
             device=to_text(self._identity.node_id),
             certificate=hashlib.sha256(self._identity.certificate).hexdigest(),
             listen=[str(address) for address in bound],
             reached_at=[f"{a.transport}://{a.host}:{a.port}" for a in self._listening.reachable],
+        )
+
+    async def _observe(self, nursery: trio.Nursery) -> None:
+        """Watch, and let the owner look."""
+        alerts = self._config.alerts
+        hooks = HookSettings(
+            command=alerts.exec,
+            url=alerts.webhook,
+            token=alerts.webhook_token,
+            timeout_s=alerts.hook_timeout,
+            attempts=alerts.hook_attempts,
+            least=Level[alerts.hook_severity.upper()],
+        )
+        nursery.start_soon(run_hooks, self._told_alerts, hooks, self._rng)
+        nursery.start_soon(self._watch.run)
+        answers = {"status": lambda: json.dumps(self._status()), "metrics": self._metrics}
+
+        async def serve() -> None:
+            await nursery.start(serve_reports, self._options.state_dir, answers)
+
+        await start_part(nursery, "--status and --metrics", serve, self._vitals.outages, self._rng)
+
+    def _figures(self) -> Figures:
+        meshes = sorted((mesh.figures() for mesh in self._hosted.values()), key=lambda mesh: mesh.name)
+        return Figures(
+            uptime_s=trio.current_time() - self._began,
+            free_bytes=free_bytes(self._options.state_dir),
+            meshes=meshes,
+            links=self._links,
+            refusals=self._refusals,
+            alerts=self._watch.active(),
+            loop=self._vitals.loop.snapshot(),
+            commits=together([self._vitals.commits.snapshot(), *(one.snapshot() for one in self._commits.values())]),
+        )
+
+    def _metrics(self) -> str:
+        # When first asked for: the library takes its room.
+        from meshd.node.insight.openmetrics import openmetrics
+
+        return openmetrics(families(self._figures()))["text"]
+
+    def _status(self) -> dict[str, Any]:
+        figures = self._figures()
+        listen = self._listening
+        return status_document(
+            figures,
+            device=to_text(self._me),
+            listen=[str(address) for address in listen.bound],
+            reached_at=[f"{a.transport}://{a.host}:{a.port}" for a in listen.reachable],
+            alerts=self._watch.documents(),
         )
 
     def _beat(self) -> None:
@@ -163,15 +255,20 @@ class Relay:
             result = await open_as_relay(connection, handshake, partial(self._judge, meshes))
             heard = await hear_dialer(connection)
         except RemoteProtocolError as error:
-            log.info("connection refused", remote=str(connection.remote), code=error.code, reason=error.reason)
+            self._refuse(connection, error.code, error.reason)
             return
         except TransportError as error:
-            log.info("connection refused", remote=str(connection.remote), code="lost", reason=error.reason)
+            self._refuse(connection, "lost", error.reason)
             return
         assert handshake.applicant is not None
         mesh = self._hosted.get(_mesh_id(handshake.applicant.genesis))
         if mesh is not None:  # else it has ended in this moment
+            self._links += 1
             await mesh.hold(connection, result, heard)
+
+    def _refuse(self, connection: Connection, code: str, reason: str) -> None:
+        self._refusals[code if code in CATALOGUE or code == "lost" else "other"] += 1
+        log.info("connection refused", remote=str(connection.remote), code=code, reason=reason)
 
     async def _judge(self, meshes: trio.Nursery, handshake: RelayHandshake) -> Welcome:
         applicant = handshake.applicant
@@ -222,7 +319,8 @@ class Relay:
             neighbour_bytes=mailbox.device_quota_bytes,
             max_links=MAX_LINKS,
         )
-        mesh = HostedMesh(life, identity=self._identity, settings=settings, directory=self._directory)
+        commits = self._commits.setdefault(mesh_id, Histogram(COMMIT_BOUNDS))
+        mesh = HostedMesh(life, identity=self._identity, settings=settings, directory=self._directory, commits=commits)
         await meshes.start(self._host, mesh_id, mesh)
         return mesh
 

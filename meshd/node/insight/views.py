@@ -212,9 +212,10 @@ class Views:
 
     def moment(self, at: float, now: float) -> str:
         """What people call the mesh-local time ``at``: on the wall clock of now."""
-        return _iso(self.wall() - (now - at))
+        return iso(self.wall() - (now - at))
 
 
-def _iso(seconds: float) -> str:
+def iso(seconds: float) -> str:
+    """Seconds since 1970 as people read them (RFC 3339), in UTC."""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"

@@ -181,8 +181,8 @@ class Watch:
     def _findings(self, turn: Turn, survey: Survey) -> Iterator[Finding]:
         yield from self._peer_findings(turn, survey)
         yield self._spool_finding()
-        yield self._disk_finding(survey.free_bytes)
-        yield self._lag_finding(survey.loop_worst_s)
+        yield disk_finding(survey.free_bytes, self.thresholds.disk_free_bytes)
+        yield lag_finding(survey.loop_worst_s, self.thresholds.loop_lag_s)
         yield self._outage_finding()
         yield from self._clock_findings()
 
@@ -220,39 +220,9 @@ class Watch:
         return Finding(Name.BREAKER_FLAPPING, level, detail, node)
 
     def _spool_finding(self) -> Finding:
-        used, limit = self.views.spool.size_bytes / self.views.quota_bytes, self.thresholds.spool_share
-        level = (
-            Level.CRITICAL
-            if used >= max(SPOOL_CRITICAL, limit)
-            else Level.WARNING
-            if used >= limit
-            else Level.BETWEEN
-            if used > limit - SPOOL_SLACK
-            else Level.FINE
-        )
-        return Finding(Name.SPOOL_FILLING, level, f"the spool is {used:.0%} full; when it is, no message is accepted")
-
-    def _disk_finding(self, free_bytes: int) -> Finding:
-        limit = self.thresholds.disk_free_bytes
-        level = (
-            Level.CRITICAL
-            if free_bytes < MIN_FREE_BYTES
-            else Level.WARNING
-            if free_bytes < limit
-            else Level.BETWEEN
-            if free_bytes < limit * DISK_SLACK
-            else Level.FINE
-        )
-        mib = 1024 * 1024
-        detail = f"{free_bytes // mib} MiB are free on the disk; below {MIN_FREE_BYTES // mib} no message is accepted"
-        return Finding(Name.DISK_LOW, level, detail)
-
-    def _lag_finding(self, worst_s: float) -> Finding:
-        limit = self.thresholds.loop_lag_s
-        level = Level.WARNING if worst_s >= limit else Level.BETWEEN if worst_s >= limit / 2 else Level.FINE
-        return Finding(
-            Name.LOOP_LAG, level, f"meshd kept everybody waiting for {worst_s:.1f} s: too little processor time"
-        )
+        used = self.views.spool.size_bytes / self.views.quota_bytes
+        detail = f"the spool is {used:.0%} full; when it is, no message is accepted"
+        return filling_finding(used, self.thresholds.spool_share, detail)
 
     def _outage_finding(self) -> Finding:
         outages = [f"{outage.part}: {outage.reason}" for outage in self.views.outages.values()]
@@ -303,6 +273,43 @@ class Watch:
         level = Level.WARNING if off_s >= limit else Level.BETWEEN if off_s >= limit / 2 else Level.FINE
         words = f"{off_s:.0f} s {'ahead of' if ahead_s > 0 else 'behind'}"
         return Finding(Name.CLOCK_SKEW, level, text.format(words), subject)
+
+
+def filling_finding(used: float, limit: float, detail: str, subject: NodeId | None = None) -> Finding:
+    """How full a store is: ``used`` and ``limit`` are shares of its quota."""
+    level = (
+        Level.CRITICAL
+        if used >= max(SPOOL_CRITICAL, limit)
+        else Level.WARNING
+        if used >= limit
+        else Level.BETWEEN
+        if used > limit - SPOOL_SLACK
+        else Level.FINE
+    )
+    return Finding(Name.SPOOL_FILLING, level, detail, subject)
+
+
+def disk_finding(free_bytes: int, limit_bytes: int) -> Finding:
+    """What the disk still takes."""
+    level = (
+        Level.CRITICAL
+        if free_bytes < MIN_FREE_BYTES
+        else Level.WARNING
+        if free_bytes < limit_bytes
+        else Level.BETWEEN
+        if free_bytes < limit_bytes * DISK_SLACK
+        else Level.FINE
+    )
+    mib = 1024 * 1024
+    detail = f"{free_bytes // mib} MiB are free on the disk; below {MIN_FREE_BYTES // mib} no message is accepted"
+    return Finding(Name.DISK_LOW, level, detail)
+
+
+def lag_finding(worst_s: float, limit_s: float, program: str = "meshd") -> Finding:
+    """How long the event loop made others wait at most."""
+    level = Level.WARNING if worst_s >= limit_s else Level.BETWEEN if worst_s >= limit_s / 2 else Level.FINE
+    detail = f"{program} kept everybody waiting for {worst_s:.1f} s: too little processor time"
+    return Finding(Name.LOOP_LAG, level, detail)
 
 
 def _median(values: list[float]) -> float:
