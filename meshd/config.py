@@ -160,7 +160,7 @@ class Log:
     """What is logged, and how. ``levels`` holds (component, level) pairs."""
 
     level: str = declare(LOG_LEVEL, "info")
-    format: str = declare(choice("auto", "console", "json"), "auto")
+    format: str = declare(choice("auto", "console", "json", "journal"), "auto")
     levels: tuple[tuple[str, str], ...] = declare(table_of(LOG_LEVEL), {})
 
 

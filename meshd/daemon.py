@@ -94,7 +94,7 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
     parser.add_argument("--runtime-dir", metavar="DIR", type=Path, help="where the socket goes")
     parser.add_argument("--name", help="this device's name; the host name when not given")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    parser.add_argument("--log-format", choices=("console", "json"))
+    parser.add_argument("--log-format", choices=("console", "json", "journal"))
     parser.add_argument("--check-config", action="store_true", help="read the configuration, and stop")
     parser.add_argument("--version", action="version", version=f"meshd {__version__}")
     given = parser.parse_args(arguments)

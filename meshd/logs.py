@@ -1,17 +1,20 @@
-"""Logging: structlog, for a person on a terminal or as JSON for a collector.
+"""Logging: structlog, for a person on a terminal, as fields of systemd's journal, or as JSON for a collector.
 
 What must not be in a log is kept out by construction: every value is made of plain, short text before it is
 rendered (``masking``), and the rendered line is searched for whatever looks like a secret, or was said to be one.
 Levels can be changed while the daemon runs. A line that keeps coming is written now and then, with a count.
 """
 
+import functools
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
+from meshd.journal import Journal, entry, is_journal
 from meshd.masking import plain_event, scrub
 
 # structlog imports rich when it is there, for tracebacks that are never drawn here: 4 MB of every daemon. So
@@ -73,6 +76,24 @@ class _Logger(structlog.PrintLogger):
         return level >= _levels.of(self.component)
 
 
+class _Sender:
+    """In the place of :class:`_Logger` where the journal is written to. ``hears`` as there."""
+
+    def __init__(self, component: str, journal: Journal) -> None:
+        self.component = component
+        self._journal = journal
+
+    def hears(self, level: int) -> bool:
+        """Whether a line of this level is written now."""
+        return level >= _levels.of(self.component)
+
+    def send(self, fields: Mapping[str, str]) -> None:
+        """One line. Named by its level, as structlog has it."""
+        self._journal.send(fields)
+
+    debug = info = warning = error = send
+
+
 class _Bound(structlog.BoundLoggerBase):
     """A logger with fields; the levels that it obeys may change at any time."""
 
@@ -97,13 +118,17 @@ class _Bound(structlog.BoundLoggerBase):
             self._proxy_to_logger(level, event, **fields)
 
 
-def configure(level: str, form: str, levels: Mapping[str, str]) -> None:
+def configure(level: str, form: str, levels: Mapping[str, str], program: str = "meshd") -> None:
     """Set up logging for the process. Levels that were changed at run time are forgotten.
 
     Args:
-        level: the lowest that is shown. form: ``console``, ``json``, or ``auto`` (console on a terminal).
+        level: the lowest that is shown.
+        form: ``console``, ``json``, ``journal``, or ``auto``: console on a terminal, fields where standard error is
+            the journal, else JSON.
         levels: other lowest levels, by the beginning of a component's name (``meshd.`` may be left out).
+        program: what the journal is told to be writing.
     """
+    to_journal = form == "journal" or (form == "auto" and is_journal(os.environ))
     _configured.level = LEVELS[level]
     _configured.levels = {_component(name): LEVELS[value] for name, value in levels.items()}
     _reset()
@@ -115,11 +140,10 @@ def configure(level: str, form: str, levels: Mapping[str, str]) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             plain_event,
-            _renderer(form),
-            _scrubbed,
+            *((_entry(program),) if to_journal else (_renderer(form), _scrubbed)),
         ],
         wrapper_class=_Bound,
-        logger_factory=_named_logger,
+        logger_factory=_named_sender if to_journal else _named_logger,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=_LIBRARY_LEVEL, handlers=[_Libraries()], force=True)
@@ -134,6 +158,23 @@ def _renderer(form: str) -> structlog.typing.Processor:
 
         return ConsoleRenderer()
     return structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
+
+
+def _entry(program: str) -> structlog.typing.Processor:
+    """What the last step of the line is: arguments of :meth:`_Sender.send`."""
+
+    def render(logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+        return ({name: scrub(value) for name, value in entry(event, program).items()},), {}
+
+    return render
+
+
+_journal = functools.cache(Journal)
+"""One for the process, also when logging is set up anew."""
+
+
+def _named_sender(*args: Any) -> _Sender:
+    return _Sender(_component(str(args[0])) if args else "meshd", _journal())
 
 
 def _component(name: str) -> str:

@@ -43,14 +43,15 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
     parser.add_argument("--json", action="store_true", help="with --status: as JSON")
     parser.add_argument("--check-config", action="store_true", help="read the configuration, and stop")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    parser.add_argument("--log-format", choices=("console", "json"))
+    parser.add_argument("--log-format", choices=("console", "json", "journal"))
     parser.add_argument("--version", action="version", version=f"meshd-relay {__version__}")
     given = parser.parse_args(arguments)
     config = _listening_at(_read(given.config, environ), given.listen)
     if given.check_config:
         print("The configuration is fine.")  # noqa: T201
         parser.exit()
-    configure(given.log_level or config.log.level, given.log_format or config.log.format, dict(config.log.levels))
+    log = config.log
+    configure(given.log_level or log.level, given.log_format or log.format, dict(log.levels), "meshd-relay")
     hide(config.alerts.webhook)
     hide(config.alerts.webhook_token)
     return Options(

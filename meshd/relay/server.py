@@ -237,7 +237,7 @@ class Relay:
             except MeshdError as error:
                 log.error("configuration not reloaded", code=error.code, reason=error.message)
             else:
-                configure(config.log.level, config.log.format, dict(config.log.levels))
+                configure(config.log.level, config.log.format, dict(config.log.levels), PROGRAM)
                 log.info("reloaded", reloaded=["log"])
 
     async def _leave(self) -> None:

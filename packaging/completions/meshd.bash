@@ -6,7 +6,7 @@ _meshd() {
         --state-dir | --runtime-dir) compopt -o dirnames; COMPREPLY=() ;;
         --name) COMPREPLY=() ;;
         --log-level) mapfile -t COMPREPLY < <(compgen -W "debug info warning error" -- "$current") ;;
-        --log-format) mapfile -t COMPREPLY < <(compgen -W "console json" -- "$current") ;;
+        --log-format) mapfile -t COMPREPLY < <(compgen -W "console json journal" -- "$current") ;;
         *) mapfile -t COMPREPLY < <(compgen -W "--config --state-dir --runtime-dir --name --log-level --log-format
                --check-config --version --help" -- "$current") ;;
     esac
