@@ -7,7 +7,6 @@ cattrs is not used here: importing it costs 5 MB of resident memory, a tenth of 
 may use, and its errors know neither the line nor what a person may have meant.
 """
 
-import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -341,6 +340,8 @@ def _line_of(text: str, section: str, key: str | None) -> int:
 
 
 def _fail_unknown(schema: Schema, place: str, section: str, key: str | None) -> NoReturn:
+    import difflib  # only who errs needs it; every daemon would carry it
+
     if key is None:
         near = difflib.get_close_matches(section, schema.sections, 1)
         near = [f"[{name}]" for name in near] or [name for name in schema.settings if name.endswith(f".{section}")]

@@ -19,7 +19,7 @@ from meshd.client.blocking import Client
 CALL_S = 60.0
 """Longest wait for one answer of a daemon, and for one command of an app."""
 
-LINK_S = 20.0
+LINK_S = 60.0
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
