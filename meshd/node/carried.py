@@ -47,7 +47,7 @@ class Carried:
         self._destinations |= {queue.destination for queue in self._spool.queues() if queue.rows and not queue.own}
 
     def taken(self, destination: NodeId) -> None:
-        """Mail for this device was taken to be carried."""
+        """A copy for this device was taken to be carried."""
         self._destinations.add(destination)
 
     def is_delivered(self, source: NodeId, destination: NodeId, priority: Priority, number: Number) -> bool:

@@ -131,8 +131,10 @@ class Exchange:
                 self._check_for_us(wanted.source)
                 self.membership.take_card(turn, wanted.card_data)
                 offer = self.sessions.rewrap(wanted.session, wanted.card)
-                back = self.peers.toward(source)
-                if offer is not None and back is not None:
+                back = (
+                    self.peers.toward(source) or link
+                )  # without a path, whoever brought the question keeps the answer
+                if offer is not None:
                     turn.send(back.number, Routed(self.membership.me, source, MAX_HOPS, Kind.OFFER, offer))
             case Kind.QUESTION:
                 self.inquiries.asked(turn, source, self._body(link, frame, public_key, QUESTION_LABEL), self.peers)

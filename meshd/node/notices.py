@@ -19,7 +19,7 @@ from meshd.node.peers import Link
 from meshd.node.turn import Turn
 from meshd.store.ops import DeleteFact, PutFact, Snapshot
 from meshd.trust.identity import SIGNATURE_SIZE
-from meshd.trust.seal import is_authentic_offer, open_blob, peek_offer
+from meshd.trust.seal import is_authentic_offer, open_blob, open_need_offer, peek_offer
 from meshd.wire import codec
 from meshd.wire.frames import MAX_HOPS, Kind, Routed
 
@@ -80,8 +80,7 @@ class Notices:
 
     def keep(self, turn: Turn, frame: Routed) -> None:
         """A notice for a device without a path. One that its source did not make is dropped."""
-        is_relay = self._membership.is_relay(self._membership.me)
-        if not is_relay and not self._carriers.carries:
+        if not self._carries:
             return
         try:
             key = self._key(frame)
@@ -93,6 +92,7 @@ class Notices:
         order = self._order(key, frame.body)
         kept = self._kept.setdefault(key.destination, {})
         before = kept.get(key)
+        is_relay = self._membership.is_relay(self._membership.me)
         if before is None and self._count >= (NOTICES_KEPT if is_relay else NOTICES_CARRIED):
             return
         if before is not None and before.order is not None and order <= before.order:
@@ -101,9 +101,13 @@ class Notices:
         kept[key] = _Kept(turn.now_ms, frame.body, order)
         # Not lazily: it must be on disk before the mail that follows it is acked.
         turn.ops.append(PutFact("notice", key.encode(), codec.encode([turn.now_ms, frame.body])))
-        if key.kind == Kind.OFFER:
-            offers = [other for other in kept if (other.source, other.kind) == (key.source, Kind.OFFER)]
+        if key.kind in (Kind.OFFER, Kind.NEED_OFFER):
+            offers = [other for other in kept if (other.source, other.kind) == (key.source, key.kind)]
             self._drop(turn, sorted(offers, key=lambda other: kept[other].at_ms)[:-OFFERS_KEPT])
+
+    @property
+    def _carries(self) -> bool:
+        return self._membership.is_relay(self._membership.me) or self._carriers.carries
 
     def _key(self, frame: Routed) -> _Key | None:
         """Where a notice is kept; None when its kind is not. Raises RemoteProtocolError for a forged one."""
@@ -116,6 +120,11 @@ class Notices:
                 if not is_authentic_offer(source_key, destination_key, frame.body):
                     raise RemoteProtocolError("P_AUTH", "an offer that is not by its source")
                 topic = peek_offer(frame.body).session
+            case Kind.NEED_OFFER:
+                wanted = open_need_offer(source_key, frame.body)
+                if wanted.source != frame.destination:
+                    raise RemoteProtocolError("P_AUTH", "a notice that was signed for another device")
+                topic = wanted.session
             case Kind.RECEIPT | Kind.FLOOR:
                 label = RECEIPT_LABEL if frame.kind == Kind.RECEIPT else FLOOR_LABEL
                 payload = open_blob(source_key, label, frame.body)

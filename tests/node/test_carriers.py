@@ -387,3 +387,17 @@ def journal(device: Device, message_id: str) -> tuple[JournalEntry, ...]:
     record = device.database.read(ReadTrace(parse_message_id(message_id)[0]))
     assert isinstance(record, TraceRecord)
     return record.journal
+
+
+def test_an_offer_that_is_missing_is_asked_for_by_way_of_the_carrier() -> None:
+    world, (a, via, d) = commuters()
+    world.loses = lambda sender, _, frame: sender is a and isinstance(frame, Routed) and frame.kind == Kind.OFFER
+    a.send("d2", b"x")
+    meet(world, a, via)
+    world.loses = lambda *_: False
+    reader = d.read()
+    meet(world, via, d)
+    assert reader.payloads == []
+    meet(world, via, a)
+    meet(world, via, d)
+    assert reader.payloads == [b"x"]

@@ -14,7 +14,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", metavar="FROM:TO", help="run these (TO is not among them)")
     parser.add_argument("--seed", type=int, help="run one")
-    parser.add_argument("--hops", action="store_true", help="on lines and rings, where mail crosses other devices")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--hops", action="store_const", dest="kind", const="hops", help="on lines and rings: mail crosses others"
+    )
+    kinds.add_argument(
+        "--carriers", action="store_const", dest="kind", const="carriers", help="on islands, with laptops between"
+    )
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     parser.add_argument("--digests", action="store_true", help="print a line per seed that equal runs share")
     parser.add_argument("--keep-going", action="store_true", help="go on after a seed that fails")
@@ -26,12 +32,12 @@ def main() -> int:
     seeds = range(int(first), int(last))
     for seed in seeds:
         try:
-            outcome = run_seed(seed, echo=given.trace, hops=given.hops)
+            outcome = run_seed(seed, echo=given.trace, kind=given.kind or "")
         except Exception as error:
             failed += 1
             if given.trace:
                 traceback.print_exc()
-            again = f"python -m tests.sim{' --hops' if given.hops else ''} --seed {seed} --trace"
+            again = f"python -m tests.sim{f' --{given.kind}' if given.kind else ''} --seed {seed} --trace"
             print(f"seed {seed}: {_first_line(error)}; replay: {again}", flush=True)
             if not given.keep_going:
                 return 1

@@ -24,6 +24,7 @@ class Plan:
         restores: a host whose disk is put back to an older copy, once. removes: one that is removed, once.
         late_joiner: one that comes later, and that only the admin knows of.
         shape: who hears whom, see ``shape.SHAPES``.
+        islands: hosts that stay together, apart from all others; who is on none of them moves between them.
     """
 
     hosts: int
@@ -40,6 +41,7 @@ class Plan:
     slow_disk: bool
     full_disk: bool
     shape: str = "lan"
+    islands: tuple[tuple[int, ...], ...] = ()
 
 
 FAULTS = ("cut", "partition", "one way", "crash", "stop", "full", "resume", "rule")
@@ -80,6 +82,25 @@ def draw_hops_plan(rng: random.Random) -> Plan:
         restores=rng.randrange(hosts) if rng.random() < 0.1 else None,
         removes=last if rng.random() < 0.1 else None,
         late_joiner=last if rng.random() < 0.15 else None,
+    )
+
+
+def draw_carriers_plan(rng: random.Random) -> Plan:
+    """Islands that never hear each other, and laptops that are on one after the other."""
+    islands: list[tuple[int, ...]] = []
+    for _ in range(rng.choice((2, 2, 3))):
+        first = sum(map(len, islands))
+        islands.append(tuple(range(first, first + rng.choice((1, 1, 2)))))
+    return attrs.evolve(
+        draw_plan(rng),
+        hosts=sum(map(len, islands)) + rng.choice((1, 1, 2)),
+        islands=tuple(islands),
+        war_s=rng.uniform(60, 300),
+        pause_s=rng.choice((8.0, 30.0)),
+        sends=rng.choice((5, 15)),
+        restores=None,
+        removes=None,
+        late_joiner=None,
     )
 
 

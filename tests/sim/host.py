@@ -139,6 +139,11 @@ class Host:
         count: int = self._connection.execute("SELECT count(*) FROM spool WHERE state = 0").get
         return count
 
+    def copies(self) -> dict[bytes, int]:
+        """How many copies of each bundle that waits are counted on disk, by its ref."""
+        rows = self._connection.execute("SELECT ref, sum(copies) FROM spool WHERE state = 0 GROUP BY ref").fetchall()
+        return {bytes(ref): int(count) for ref, count in rows}
+
     def now(self) -> float:
         """The mesh-local clock.
 

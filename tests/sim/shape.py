@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from meshd.transport.memory import MemoryNetwork
 from meshd.transport.pipe import Rule
@@ -35,14 +35,27 @@ class ShapedNetwork(MemoryNetwork):
         hears: Iterable[tuple[str, str]] = (),
     ) -> None:
         super().__init__(rng, rule=rule, idle_timeout=idle_timeout)
+        self._hosts = tuple(hosts)
         open_pairs = {pair for a, b in hears for pair in ((a, b), (b, a))}
-        self._walls = frozenset(itertools.permutations(hosts, 2)) - open_pairs
+        self._walls = frozenset(itertools.permutations(self._hosts, 2)) - open_pairs
         self._blocked.update(self._walls)
 
     def heal(self, some: Iterable[str] | None = None, others: Iterable[str] | None = None) -> None:
         """See MemoryNetwork; the walls stay."""
         super().heal(some, others)
         self._blocked.update(self._walls)
+        self._review()
+
+    def arrange(self, groups: Iterable[Collection[str]]) -> None:
+        """From now on the walls leave only hosts of one group together."""
+        groups = [frozenset(group) for group in groups]
+        self._blocked -= self._walls
+        self._walls = frozenset(
+            pair
+            for pair in itertools.permutations(self._hosts, 2)
+            if not any(group.issuperset(pair) for group in groups)
+        )
+        self._blocked |= self._walls
         self._review()
 
     def hears(self, a: str, b: str) -> bool:

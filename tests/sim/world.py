@@ -14,8 +14,9 @@ from meshd.transport.pipe import Rule
 from meshd.wire.frames import STALE_EPOCH
 from tests.sim.apps import Consuming, Habits, Sending, Traffic
 from tests.sim.audit import audit
+from tests.sim.commuting import Commuting
 from tests.sim.determinism import run_seeded
-from tests.sim.faults import Faults, Plan, draw_hops_plan, draw_plan
+from tests.sim.faults import Faults, Plan, draw_carriers_plan, draw_hops_plan, draw_plan
 from tests.sim.host import Disk, Host, address_of
 from tests.sim.ledger import BrokenPromise, Ledger
 from tests.sim.mesh import device, mesh_of, name_of
@@ -24,8 +25,13 @@ from tests.sim.trace import HOST, Trace
 
 PEACE_LIMIT_S = 900.0
 """After the faults, everything must be settled within this long."""
+CARRIED_LIMIT_S = 3 * 3600.0
+"""... where laptops have to come by several times."""
 COMMIT_LIMIT_S = 5.0
 """And what is being written by then is on disk within this long."""
+
+PLANS = {"": draw_plan, "hops": draw_hops_plan, "carriers": draw_carriers_plan}
+"""What kinds of runs there are."""
 
 SERVICES = ("chat", "log")
 READERS = {"chat": ("default",), "log": ("main", "audit")}
@@ -42,18 +48,18 @@ class Outcome:
     virtual_s: float
 
 
-def run_seed(seed: int, *, echo: bool = False, hops: bool = False) -> Outcome:
-    """One run; with ``hops``, on a network where not everybody hears everybody. Raises whatever shows a defect."""
+def run_seed(seed: int, *, echo: bool = False, kind: str = "") -> Outcome:
+    """One run of a kind (see PLANS). Raises whatever shows a defect."""
     trace = Trace(echo=echo)
     trace.take_logs()
     try:
-        return run_seeded(partial(_run, random.Random(seed), trace, hops), seed)
+        return run_seeded(partial(_run, random.Random(seed), trace, kind), seed)
     finally:
         structlog.reset_defaults()
 
 
-async def _run(rng: random.Random, trace: Trace, hops: bool) -> Outcome:
-    plan = draw_hops_plan(rng) if hops else draw_plan(rng)
+async def _run(rng: random.Random, trace: Trace, kind: str) -> Outcome:
+    plan = PLANS[kind](rng)
     trace.note("plan", **attrs.asdict(plan, recurse=False))
     world = World(plan, rng, trace)
     await world.run()
@@ -92,12 +98,19 @@ class World:
             for host in self.hosts:
                 if host.number != late:
                     await faults.start(host)
+            if self._plan.islands:
+                is_exact = not {"crash", "stop", "full"} & set(self._plan.kinds) and not self._plan.full_disk
+                commuting = Commuting(
+                    self.hosts, self._plan.islands, self.network, self._rng, self._trace, counts=is_exact
+                )
+                nursery.start_soon(commuting.run)
             for host in self.hosts:
                 self._start_apps(host, nursery)
             await faults.run()
             await self._make_peace(faults)
             self._trace.note("settled")
-            audit(self.hosts, self.ledger)
+            if not self._plan.islands:
+                audit(self.hosts, self.ledger)
             for host in self.hosts:
                 await host.stop()
             nursery.cancel_scope.cancel()
@@ -136,6 +149,9 @@ class World:
         for consuming in self._consumers:
             consuming.make_tidy()
         self._trace.note("peace")
+        if self._plan.islands:
+            await self._be_carried()
+            return
         deadline = trio.current_time() + PEACE_LIMIT_S
         while owed := self._owed():
             if trio.current_time() > deadline:
@@ -148,6 +164,23 @@ class World:
                 await trio.sleep(0.05)
         if owed := self._owed():
             raise BrokenPromise(f"settled, and unsettled again: {'; '.join(owed[:8])}")
+
+    async def _be_carried(self) -> None:
+        """Wait until laptops have brought everything to where it belongs."""
+        deadline = trio.current_time() + CARRIED_LIMIT_S
+        while wrong := self._owed() or self._audited():
+            if trio.current_time() > deadline:
+                self._show_queues()
+                raise BrokenPromise(f"not settled after {CARRIED_LIMIT_S:g} s of peace: {'; '.join(wrong[:8])}")
+            await trio.sleep(5)
+
+    def _audited(self) -> list[str]:
+        """What an audit finds, which may be on its way."""
+        try:
+            audit(self.hosts, self.ledger)
+        except BrokenPromise as broken:
+            return [str(broken)]
+        return []
 
     def _is_writing(self, host: Host) -> bool:
         if host.life is None:
@@ -205,7 +238,9 @@ class World:
 
     def _unlinked(self) -> list[str]:
         """Who has no link to a device that it hears, or no route to one that it does not."""
-        owed = []
+        owed: list[str] = []
+        if self._plan.islands:  # who is where changes all the time
+            return owed
         inside = [host for host in self.hosts if not host.is_removed]
         for one, other in itertools.permutations(inside, 2):
             if one.life is None:
