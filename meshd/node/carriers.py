@@ -155,7 +155,7 @@ class Carriers:
     def takers(self, destination: NodeId, now: float) -> list[Link]:
         """Neighbours to give copies for a device without a path to, the best first."""
         own = self.table.of(destination, now)
-        ranked = self._ranked(destination, now)
+        ranked = [found for found in self._ranked(destination, now) if found[1].settles_at is None]
         is_known = own > 0 or any(told.of(destination, now) > 0 for _, told in ranked)
         wanted = own * _ABOUT_AS_LIKELY
         return [
@@ -165,7 +165,7 @@ class Carriers:
         ]
 
     def bearers(self, destination: NodeId, now: float) -> list[Link]:
-        """Neighbours to give small signed state for a device without a path to."""
+        """Neighbours to give small signed state for a device without a path to, at once: they may soon be gone."""
         if not self._told or self._membership.public_key(destination) is None:
             return []
         return [link for link, _ in self._ranked(destination, now)[:BEARERS]]
@@ -174,7 +174,7 @@ class Carriers:
         found = []
         for link in self._peers.links():
             told = self._told.get(link.number)
-            if told is None or not told.encounters.carries or told.settles_at is not None:
+            if told is None or not told.encounters.carries:
                 continue
             if not (link.suspect or link.declines or link.peer == destination):
                 found.append((link, told))

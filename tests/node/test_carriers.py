@@ -401,3 +401,12 @@ def test_an_offer_that_is_missing_is_asked_for_by_way_of_the_carrier() -> None:
     meet(world, via, a)
     meet(world, via, d)
     assert reader.payloads == [b"x"]
+
+
+def test_a_receipt_is_taken_along_also_from_a_short_meeting() -> None:
+    world, (a, via, d) = commuters()
+    a.send("d2", b"x")
+    meet(world, a, via)
+    meet(world, via, d, SETTLE_S / 5)
+    meet(world, via, a, SETTLE_S / 5)
+    assert stored(a) == 0
