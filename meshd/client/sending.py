@@ -271,7 +271,7 @@ class Publisher:
         error, refused = self._error, self._refused
         self._error, self._refused = None, 0
         if error is not None:
-            raise MeshdError(error.code, f"{error.message} ({refused} messages)", error.hint)
+            raise MeshdError(error.code, f"{error.message.rstrip('.')} ({refused} messages).", error.hint)
 
     async def _move(self) -> None:
         self._moved = anyio.Event()

@@ -193,7 +193,7 @@ class _Attempt:
 
     def _check(self, certificate: bytes) -> None:
         if hashlib.sha256(certificate).digest() != self._code.certificate_hash:
-            raise MeshdError("E_CODE_OTHER_MESH", "the device at that address is not the one that made the code")
+            raise MeshdError("E_CODE_OTHER_MESH", "The device at that address is not the one that made the code.")
 
     async def _exchange(self, connection: Connection) -> None:
         seen = hashlib.sha256(connection.listener_certificate).digest()

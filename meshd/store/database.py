@@ -88,7 +88,7 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = apsw.Connection(str(path))
         except (OSError, apsw.Error) as error:
-            raise MeshdError("E_STATE_DIR", f"{path} can't be opened: {error}") from error
+            raise MeshdError("E_STATE_DIR", f"{path} can't be opened: {error}.") from error
         try:
             _prepare(connection, path)
             _check(connection, path)
@@ -179,7 +179,7 @@ class Database:
             return operations.answer(self._connection, ask)
         except apsw.Error as error:
             failure = _failure(error)
-            raise MeshdError(failure.code, f"the store can't be read: {failure.reason}") from error
+            raise MeshdError(failure.code, f"The store can't be read: {failure.reason}.") from error
 
     def snapshot(self) -> Snapshot:
         """What the node needs to start. Raises MeshdError E_DATABASE."""
@@ -187,7 +187,7 @@ class Database:
             return operations.take_snapshot(self._connection)
         except apsw.Error as error:
             failure = _failure(error)
-            raise MeshdError(failure.code, f"the store can't be read: {failure.reason}") from error
+            raise MeshdError(failure.code, f"The store can't be read: {failure.reason}.") from error
 
     def close(self) -> None:
         """Move the log into the file and close. Nothing is lost when it can't be moved: the next start reads it."""
@@ -230,7 +230,7 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
         connection.pragma("journal_mode", "wal")
         connection.execute("BEGIN IMMEDIATE; COMMIT")
     except (apsw.BusyError, apsw.LockedError) as error:
-        raise MeshdError("E_RUNNING", f"another process uses {path}") from error
+        raise MeshdError("E_RUNNING", f"Another process uses {path}.") from error
     connection.pragma("synchronous", "full")
     connection.pragma("cache_size", -_CACHE_KIB)
     connection.pragma("cell_size_check", True)
@@ -248,14 +248,14 @@ def _check(connection: apsw.Connection, path: Path) -> None:
     for scope in scopes:
         found = [text for (text,) in connection.execute(f"PRAGMA quick_check{scope}")]
         if found != ["ok"]:
-            raise MeshdError("E_DATABASE", f"{path} is damaged: {found[0]}")
+            raise MeshdError("E_DATABASE", f"{path} is damaged: {found[0]}.")
 
 
 def _opening_error(path: Path, error: apsw.Error | OSError) -> MeshdError:
     if isinstance(error, apsw.FullError):
-        return MeshdError("E_FULL", f"there is no space left for {path}")
+        return MeshdError("E_FULL", f"There is no space left for {path}.")
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return MeshdError("E_DATABASE", f"{path} is damaged: {error}")
+        return MeshdError("E_DATABASE", f"{path} is damaged: {error}.")
     if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return MeshdError("E_RUNNING", f"another process uses {path}")
-    return MeshdError("E_STATE_DIR", f"{path} can't be used: {error}")
+        return MeshdError("E_RUNNING", f"Another process uses {path}.")
+    return MeshdError("E_STATE_DIR", f"{path} can't be used: {error}.")

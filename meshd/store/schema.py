@@ -150,7 +150,7 @@ def migrate(connection: apsw.Connection, migrations: Sequence[str] = MIGRATIONS)
     version = version_of(connection)
     if version > len(migrations):
         raise MeshdError(
-            "E_NEWER_STATE", f"the store has format {version}, and this meshd knows formats up to {len(migrations)}"
+            "E_NEWER_STATE", f"The store has format {version}, and this meshd knows formats up to {len(migrations)}."
         )
     if version == len(migrations):
         return

@@ -193,9 +193,9 @@ def load_or_create(state_dir: Path, rng: random.Random) -> Identity:
     try:
         private_key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise MeshdError("E_STATE_DIR", f"{path} holds no key: {error}", "Restore the file from a backup.") from error
+        raise MeshdError("E_STATE_DIR", f"{path} holds no key: {error}.", "Restore the file from a backup.") from error
     if not isinstance(private_key, Ed25519PrivateKey):
-        raise MeshdError("E_STATE_DIR", f"{path} holds a key of another kind", "Restore the file from a backup.")
+        raise MeshdError("E_STATE_DIR", f"{path} holds a key of another kind.", "Restore the file from a backup.")
     return Identity.from_seed(private_key.private_bytes_raw())
 
 
@@ -204,15 +204,15 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MeshdError("E_STATE_DIR", f"can't use {path}: {error.strerror}") from error
+        raise MeshdError("E_STATE_DIR", f"Can't use {path}: {error.strerror}.") from error
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise MeshdError("E_STATE_DIR", f"{path} is not a file")
+        raise MeshdError("E_STATE_DIR", f"{path} is not a file.")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
-        raise MeshdError("E_STATE_DIR", f"{path} is open to other users (mode {mode:o})", f"Run: chmod 600 {path}")
+        raise MeshdError("E_STATE_DIR", f"{path} is open to other users (mode {mode:o}).", f"Run: chmod 600 {path}")
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -101,7 +101,7 @@ class InviteCode:
                 raise ValueError("a character is wrong or missing")
             code: InviteCode = _CODE(codec.decode(payload))
         except ValueError as error:
-            raise MeshdError("E_CODE_MALFORMED", f"this is not an invitation code: {error}") from error
+            raise MeshdError("E_CODE_MALFORMED", f"This is not an invitation code: {error}.") from error
         return code
 
 
@@ -165,7 +165,7 @@ class Invitations:
         if len(self._by_id) >= MAX_INVITATIONS:
             ended = [i for i in self._by_id.values() if i.used_by is not None or i.expires_s <= now]
             if not ended:
-                raise MeshdError("E_BUSY", f"{MAX_INVITATIONS} invitation codes are open", "Wait for some to expire.")
+                raise MeshdError("E_BUSY", f"{MAX_INVITATIONS} invitation codes are open.", "Wait for some to expire.")
             del self._by_id[min(ended, key=lambda invitation: invitation.expires_s).id]
         reachable = tuple(address for address in addresses if address.transport == CODE_TRANSPORT)
         code = InviteCode(rng.randbytes(SECRET_SIZE), genesis_hash, certificate_hash, reachable[:MAX_CODE_ADDRESSES])
@@ -184,9 +184,9 @@ class Invitations:
         if invitation.used_by == public_key:
             return
         if invitation.used_by is not None:
-            raise MeshdError("E_CODE_USED", "another device has used this code")
+            raise MeshdError("E_CODE_USED", "Another device has used this code.")
         if invitation.expires_s <= now:
-            raise MeshdError("E_CODE_EXPIRED", "the code has expired")
+            raise MeshdError("E_CODE_EXPIRED", "The code has expired.")
 
     def consume(self, id: bytes, public_key: bytes, now: float) -> None:
         """Bind the code to a key: part of the transaction that adds the member. Raises as ``check_open``,
@@ -194,7 +194,7 @@ class Invitations:
         """
         invitation = self._by_id.get(id)
         if invitation is None:
-            raise MeshdError("E_CODE_WRONG", "no such code was made here")
+            raise MeshdError("E_CODE_WRONG", "No such code was made here.")
         self.check_open(invitation, public_key, now)
         self._by_id[id] = attrs.evolve(invitation, used_by=public_key)
 
@@ -207,7 +207,7 @@ class Invitations:
         """Raise MeshdError (``E_JOIN_RATE``) when ``host`` has guessed wrong too often of late."""
         guesses = self._guesses.get(_network(host))
         if guesses is not None and len(guesses) == MAX_GUESSES and now - guesses[0] < GUESS_WINDOW_S:
-            raise MeshdError("E_JOIN_RATE", "too many wrong codes came from this address")
+            raise MeshdError("E_JOIN_RATE", "Too many wrong codes came from this address.")
 
     def count_guess(self, host: str, now: float) -> None:
         """A wrong code came from ``host``. The hosts longest quiet are forgotten when there are too many."""

@@ -146,7 +146,7 @@ class InviterExchange:
     def _challenge(self, hello: JoinHello) -> tuple[bytes, ...]:
         self._invitations.check_rate(self._remote_host, self._now)
         if not self._roster.is_admin(self._identity.node_id):
-            raise MeshdError("E_NOT_ADMIN", "the inviting device is no admin any more")
+            raise MeshdError("E_NOT_ADMIN", "The inviting device is no admin any more.")
         self._hello = hello
         self._invitation = self._invitations.find(hello.code_id)
         if self._invitation is None:
@@ -164,7 +164,7 @@ class InviterExchange:
 
     def _wrong(self) -> MeshdError:
         self._invitations.count_guess(self._remote_host, self._now)
-        return MeshdError("E_CODE_WRONG", "the inviting device does not know this code")
+        return MeshdError("E_CODE_WRONG", "The inviting device does not know this code.")
 
     def _admit(self, proof: JoinProof) -> None:
         hello, invitation, transcript = self._hello, self._invitation, self._transcript
@@ -179,7 +179,7 @@ class InviterExchange:
         self._invitations.check_open(invitation, transcript.joiner_key, self._now)
         member = self._roster.members.get(key_node_id(transcript.joiner_key))
         if member is not None and member.removed:
-            raise MeshdError("E_REMOVED_DEVICE", f"{member.name} was removed from this mesh")
+            raise MeshdError("E_REMOVED_DEVICE", f"{member.name} was removed from this mesh.")
         self._state = _State.PROOF
         self.admission = Admission(
             hello.certificate,
@@ -237,7 +237,7 @@ class JoinerExchange:
         if self._certificate_seen_hash != self._code.certificate_hash:
             raise self._failed(_other_device())
         if not is_device_name(self._name):
-            raise self._failed(MeshdError("E_USAGE", f"not a device name: {self._name[:80]!r}"))
+            raise self._failed(MeshdError("E_USAGE", f"Not a device name: {self._name[:80]!r}."))
         self._state = _State.HELLO
         return encode_join_frame(JoinHello(JOIN_VERSION, self._code.id, self._identity.certificate, self._nonce))
 
@@ -315,7 +315,7 @@ class JoinerExchange:
     def _verified(self, answer: bytes, inviter: NodeId) -> Joined:
         genesis, statements, cards = codec.parse(answer, ROSTER_SHAPE)
         if hashlib.sha256(genesis).digest() != self._code.genesis_hash:
-            raise MeshdError("E_CODE_OTHER_MESH", "the code is for another mesh than the inviting device is in")
+            raise MeshdError("E_CODE_OTHER_MESH", "The code is for another mesh than the inviting device is in.")
         roster = Roster.from_statements(genesis, statements)
         if not roster.is_admin(inviter):
             raise RemoteProtocolError("P_AUTH", "the inviter is no admin of the mesh")
@@ -326,7 +326,7 @@ class JoinerExchange:
 
 
 def _other_device() -> MeshdError:
-    return MeshdError("E_CODE_OTHER_MESH", "the device at that address is not the one that made the code")
+    return MeshdError("E_CODE_OTHER_MESH", "The device at that address is not the one that made the code.")
 
 
 def _refused(frame: JoinRefusal) -> MeshdError | RemoteProtocolError:

@@ -41,7 +41,7 @@ def recovery_seed(words: str) -> bytes:
 
 
 def _not_words() -> MeshdError:
-    return MeshdError("E_USAGE", "these are not the recovery words", "Check each of the 14 words for a slip.")
+    return MeshdError("E_USAGE", "These are not the recovery words.", "Check each of the 14 words for a slip.")
 
 
 def _checksum(seed: bytes) -> bytes:

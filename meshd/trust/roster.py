@@ -66,7 +66,7 @@ def discovery_tag(genesis_hash: bytes, salt: bytes, node_id: NodeId) -> bytes:
 def found(identity: Identity, mesh_name: str, device_name: str, recovery_public_key: bytes) -> "Roster":
     """A new mesh with ``identity`` as its first admin. Raises MeshdError (``E_USAGE``) for an unfit name."""
     if not is_mesh_name(mesh_name):
-        raise MeshdError("E_USAGE", "a mesh name has 1 to 63 printable characters")
+        raise MeshdError("E_USAGE", "A mesh name has 1 to 63 printable characters.")
     _check_device_name(device_name)
     return Roster.from_genesis(sign_genesis(identity, mesh_name, device_name, recovery_public_key))
 
@@ -74,7 +74,9 @@ def found(identity: Identity, mesh_name: str, device_name: str, recovery_public_
 def _check_device_name(name: str) -> None:
     if not is_device_name(name):
         raise MeshdError(
-            "E_USAGE", f"not a device name: {name[:80]!r}", "Use letters, digits, dot, underscore and hyphen, up to 63."
+            "E_USAGE",
+            f"Not a device name: {name[:80]!r}.",
+            "Use letters, digits, dot, underscore and hyphen, up to 63.",
         )
 
 
@@ -267,7 +269,7 @@ class Roster:
         room = MAX_CHAIN_BYTES - len(self.genesis)
         for node in nodes:
             if node not in self.members:
-                raise MeshdError("E_UNKNOWN_DEVICE", f"no device {to_text(node)} in this mesh")
+                raise MeshdError("E_UNKNOWN_DEVICE", f"No device {to_text(node)} in this mesh.")
             above: list[bytes] = []
             link = self._standing.origins.get(node)
             while link is not None and link.data not in chain and len(link.data) <= room:
@@ -292,10 +294,10 @@ class Roster:
         device = key_node_id(certificate_key(certificate))
         if member := self.members.get(device):
             if member.removed:
-                raise MeshdError("E_REMOVED_DEVICE", f"{member.name} was removed from this mesh")
-            raise MeshdError("E_ALREADY_IN_MESH", f"the device is in this mesh as {member.name}")
+                raise MeshdError("E_REMOVED_DEVICE", f"{member.name} was removed from this mesh.")
+            raise MeshdError("E_ALREADY_IN_MESH", f"The device is in this mesh as {member.name}.")
         if self.free_name(name) != name:
-            raise MeshdError("E_NAME_TAKEN", f"another device is called {name}")
+            raise MeshdError("E_NAME_TAKEN", f"Another device is called {name}.")
         if role == "admin":
             self._check_level(identity)
             return self._issue(identity, Grant(certificate, name))
@@ -309,7 +311,7 @@ class Roster:
         self._check_admin(identity)
         member = self._current(node)
         if member.role == "relay":
-            raise MeshdError("E_USAGE", f"{member.name} is a relay", "Only devices of people become admins.")
+            raise MeshdError("E_USAGE", f"{member.name} is a relay.", "Only devices of people become admins.")
         self._check_level(identity)
         return self._issue(identity, Grant(member.certificate, member.name))
 
@@ -330,7 +332,7 @@ class Roster:
         if admin is not None and identity.node_id not in admin.above:
             raise MeshdError(
                 "E_NOT_ADMIN",
-                f"{member.name} is an admin, and not through this device",
+                f"{member.name} is an admin, and not through this device.",
                 "Use the device that made it an admin, or the recovery words.",
             )
         last = self._last(node, MAX_NUMBER if honoured is None else honoured)
@@ -357,28 +359,28 @@ class Roster:
         if not matches and len(wanted) >= _MIN_PREFIX:
             matches = [member for member in current if to_text(member.id).startswith(wanted)]
         if not matches:
-            raise MeshdError("E_UNKNOWN_DEVICE", f"no device {text[:80]!r} in this mesh")
+            raise MeshdError("E_UNKNOWN_DEVICE", f"No device {text[:80]!r} in this mesh.")
         if len(matches) > 1:
             ids = ", ".join(to_text(member.id)[:8] for member in matches[:4])
-            raise MeshdError("E_AMBIGUOUS_DEVICE", f"{len(matches)} devices match {text[:80]!r}: {ids}")
+            raise MeshdError("E_AMBIGUOUS_DEVICE", f"{len(matches)} devices match {text[:80]!r}: {ids}.")
         return matches[0]
 
     def _current(self, node: NodeId) -> Member:
         member = self.members.get(node)
         if member is None:
-            raise MeshdError("E_UNKNOWN_DEVICE", f"no device {to_text(node)} in this mesh")
+            raise MeshdError("E_UNKNOWN_DEVICE", f"No device {to_text(node)} in this mesh.")
         if member.removed:
-            raise MeshdError("E_REMOVED_DEVICE", f"{member.name} was removed from this mesh")
+            raise MeshdError("E_REMOVED_DEVICE", f"{member.name} was removed from this mesh.")
         return member
 
     def _check_admin(self, identity: Identity) -> Admin:
         if not self.is_admin(identity.node_id):
-            raise MeshdError("E_NOT_ADMIN", "this device is no admin of the mesh")
+            raise MeshdError("E_NOT_ADMIN", "This device is no admin of the mesh.")
         return self._standing.admins[identity.node_id]
 
     def _check_level(self, identity: Identity) -> None:
         if self._check_admin(identity).level >= MAX_LEVEL:
-            raise MeshdError("E_NOT_ADMIN", "the chain of admins above this device is too long", "Use one higher up.")
+            raise MeshdError("E_NOT_ADMIN", "The chain of admins above this device is too long.", "Use one higher up.")
 
     def _last(self, issuer: NodeId, highest: int = MAX_NUMBER) -> Statement | None:
         those = [s for s in self._by_issuer.get(issuer, ()) if s.number <= highest]
