@@ -149,8 +149,8 @@ class Carriers:
 
     @property
     def is_alone(self) -> bool:
-        """Whether no neighbour can be a carrier."""
-        return not self._told
+        """Whether nobody is to be given copies: no neighbour can be a carrier, or every byte costs."""
+        return not self._told or self._metered
 
     def takers(self, destination: NodeId, now: float) -> list[Link]:
         """Neighbours to give copies for a device without a path to, the best first."""

@@ -4,6 +4,7 @@ Without the offer of its session, mail that is handed out when its source is awa
 Each notice is signed by its source for its destination, and kept only when that holds.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +31,8 @@ NOTICES_KEPT = 16_384
 """By a relay, in one mesh."""
 NOTICES_CARRIED = 1024
 """By a carrier."""
+SOURCE_SHARE = 4
+"""One device's notices may take this part of them: nobody fills up what others need."""
 NOTICES_HANDED_ROUND = 256
 """To a carrier that is met, the newest."""
 
@@ -68,7 +71,8 @@ class Notices:
         self._membership = membership
         self._carriers = carriers
         self._kept: dict[NodeId, dict[_Key, _Kept]] = {}
-        self._count = 0
+        self._count: Counter[NodeId] = Counter()
+        """By source."""
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what the last life kept."""
@@ -76,7 +80,7 @@ class Notices:
             key = _Key.decode(data)
             at_ms, body = codec.decode(value)
             self._kept.setdefault(key.destination, {})[key] = _Kept(at_ms, body, self._order(key, body))
-            self._count += 1
+            self._count[key.source] += 1
 
     def keep(self, turn: Turn, frame: Routed) -> None:
         """A notice for a device without a path. One that its source did not make is dropped."""
@@ -92,12 +96,12 @@ class Notices:
         order = self._order(key, frame.body)
         kept = self._kept.setdefault(key.destination, {})
         before = kept.get(key)
-        is_relay = self._membership.is_relay(self._membership.me)
-        if before is None and self._count >= (NOTICES_KEPT if is_relay else NOTICES_CARRIED):
+        limit = NOTICES_KEPT if self._membership.is_relay(self._membership.me) else NOTICES_CARRIED
+        if before is None and (self._count.total() >= limit or self._count[key.source] >= limit // SOURCE_SHARE):
             return
         if before is not None and before.order is not None and order <= before.order:
             return
-        self._count += before is None
+        self._count[key.source] += before is None
         kept[key] = _Kept(turn.now_ms, frame.body, order)
         # Not lazily: it must be on disk before the mail that follows it is acked.
         turn.ops.append(PutFact("notice", key.encode(), codec.encode([turn.now_ms, frame.body])))
@@ -183,7 +187,7 @@ class Notices:
     def _drop(self, turn: Turn, keys: Iterable[_Key]) -> None:
         for key in keys:
             del self._kept[key.destination][key]
-            self._count -= 1
+            self._count[key.source] -= 1
             turn.lazy_ops.append(DeleteFact("notice", key.encode()))
 
 

@@ -59,6 +59,8 @@ class Spreading:
 
     def plan(self, turn: Turn) -> None:
         """Give copies of what waits in vain."""
+        if not self.spool.stranded:
+            return
         stranded, self.spool.stranded = self.spool.stranded, set()
         if self.carriers.is_alone:
             return

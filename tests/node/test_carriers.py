@@ -8,12 +8,16 @@ import itertools
 import attrs
 import pytest
 
-from meshd.ids import NodeId, parse_message_id
+from meshd.delivery.outbox import FLOOR_LABEL, encode_floor
+from meshd.discovery.events import ThriftChanged
+from meshd.ids import NodeId, Number, Priority, parse_message_id
 from meshd.node.carriers import HEAR_INTERVAL_S, SETTLE_S, TELL_INTERVAL_S
 from meshd.node.deposits import COPIES
+from meshd.node.notices import NOTICES_CARRIED, SOURCE_SHARE
 from meshd.node.requests import Remove
 from meshd.routing.predictability import Predictabilities
 from meshd.store.ops import JournalEntry, ReadTrace, TraceRecord
+from meshd.trust.seal import sign_blob
 from meshd.wire.encounters import Encounters, encode_encounters
 from meshd.wire.frames import NOT_A_CARRIER, Ack, BundleFrame, Kind, Refused, Routed
 from tests.node.harness import Device, World
@@ -410,3 +414,36 @@ def test_a_receipt_is_taken_along_also_from_a_short_meeting() -> None:
     meet(world, via, d, SETTLE_S / 5)
     meet(world, via, a, SETTLE_S / 5)
     assert stored(a) == 0
+
+
+def test_where_every_byte_costs_copies_are_neither_given_nor_taken() -> None:
+    world, (a, via, _, m) = commuters(4)
+    a.send("d2", b"x")
+    a.inbox.append(ThriftChanged(on_battery=False, metered=True))
+    meet(world, a, via)
+    assert stored(via) == 0
+    a.inbox.append(ThriftChanged(on_battery=False, metered=False))
+    m.inbox.append(ThriftChanged(on_battery=False, metered=True))
+    world.pump()
+    meet(world, a, m)
+    assert stored(m) == 0
+    meet(world, a, via)
+    assert stored(via) == 1
+
+
+def test_one_member_does_not_fill_up_what_is_kept_for_others() -> None:
+    world, (a, via, d, m) = commuters(4)
+    world.connect(m, via)
+    floors = [encode_floor(Priority(sequence % 4), Number(m.node.epoch, sequence)) for sequence in range(8)]
+    for body in floors:
+        signed = sign_blob(m.identity, FLOOR_LABEL, d.id + body)
+        world.inject(m, via, Routed(m.id, d.id, 8, Kind.FLOOR, signed))
+    notices = via.node._mesh.notices
+    assert notices._count[m.id] == 4, "the newest of each"
+    notices._count[m.id] = NOTICES_CARRIED // SOURCE_SHARE
+    signed = sign_blob(m.identity, FLOOR_LABEL, a.id + floors[0])
+    world.inject(m, via, Routed(m.id, a.id, 8, Kind.FLOOR, signed))
+    assert notices._count[m.id] == NOTICES_CARRIED // SOURCE_SHARE
+    a.send("d2", b"x")
+    meet(world, a, via)
+    assert notices._count[a.id] > 0, "others have their share"
