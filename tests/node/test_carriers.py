@@ -341,6 +341,7 @@ def test_what_expired_at_its_source_does_not_hold_up_what_a_carrier_brings() -> 
 
 def test_nothing_is_copied_while_a_path_is_only_being_mended() -> None:
     world, (a, via, d) = commuters()
+    meet(world, via, d)
     world.connect(a, via)
     world.connect(a, d)
     world.advance(CONTACT_S)
@@ -447,3 +448,16 @@ def test_one_member_does_not_fill_up_what_is_kept_for_others() -> None:
     a.send("d2", b"x")
     meet(world, a, via)
     assert notices._count[a.id] > 0, "others have their share"
+
+
+def test_copies_whose_answer_was_lost_are_not_counted_twice() -> None:
+    world, (a, via, _) = commuters()
+    a.send("d2", b"x")
+    world.loses = lambda sender, _, frame: sender is via and isinstance(frame, Ack)
+    meet(world, a, via)
+    world.loses = lambda *_: False
+    meet(world, a, via)
+    assert (copies_on_disk(a), copies_on_disk(via)) == ([COPIES // 2], [COPIES // 2])
+    before = len(world.bundles)
+    meet(world, a, via)
+    assert len(world.bundles) == before
