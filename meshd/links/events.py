@@ -28,6 +28,9 @@ class Mailbox(Protocol):
     def probe(self) -> None:
         """Doubt the link: four quick pings, and it is down when none is answered within about 1 s."""
 
+    def expect(self) -> None:
+        """There is reason to doubt the link unless something comes over it soon; without, it is reported as suspect."""
+
 
 @attrs.frozen
 class LinkUp:

@@ -143,7 +143,7 @@ class _Session:
     async def _receive(self) -> _End:
         while True:
             chunk, self.heard = self.heard or await self.connection.receive(), ()
-            suspected = self.liveness.phase is Phase.SUSPECT
+            suspected = self.liveness.phase is not Phase.ALIVE
             self.liveness.receive(self.clock())
             frames, rtt, end = self._sort(chunk)
             if suspected or (rtt is not None and self._is_due(rtt)):
@@ -177,6 +177,8 @@ class _Session:
         busy_bytes, busy_since = 0, self.clock()
         while True:
             if bulk := self.outgoing.take_bulk():
+                if self.liveness.expect(self.clock()):
+                    self.outgoing.poke()
                 await self.connection.send(bulk, Lane.BULK)
                 busy_bytes += sum(map(len, bulk))
                 busy_seconds = self.clock() - busy_since
@@ -196,6 +198,8 @@ class _Session:
                 return _End(self.outgoing.closing.code, self.outgoing.closing.reason)
             if self.outgoing.take_probe():
                 self.liveness.challenge(self.clock())
+            if self.outgoing.take_expectation():
+                self.liveness.expect(self.clock())
             self.liveness.pace(self.ping_interval())
             for action in self.liveness.poll(self.clock()):
                 if action == PhaseChanged(Phase.DOWN):

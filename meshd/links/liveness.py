@@ -2,7 +2,9 @@
 
 Any authenticated frame counts as life. The side with the lower id pings about once a second; the other
 side only now and then, to know its own round-trip time. A peer that is silent for three times its
-usual gap is suspect and gets four quick probes; if none is answered, the link is down. Time in
+usual gap is suspect and gets four quick probes; if none is answered, the link is down. Once mail was
+sent a sign of life is due sooner: without one the peer is asked, and then doubted, so that mail can be
+given to another way as well; what ends the link is the longer silence alone. Time in
 which we did not listen ourselves (a late loop, a full inbox) does not count as the peer's silence.
 """
 
@@ -28,6 +30,9 @@ PATIENCE_GAPS = 3
 PATIENCE_SECONDS = (3.0, 10.0)
 LAST_WAIT_SECONDS = (0.5, 5.0)
 """Bounds of the wait for an answer after the last probe; in between, the link's own round-trip timeout."""
+ANSWER_SECONDS = (0.5, 1.5)
+"""Bounds of the wait for a sign of life after mail. In between, what it usually takes on this link, and time for the
+answer to a ping that is sent halfway."""
 IDLE_GAP_SECONDS = 0.25
 """Shorter gaps are traffic, and say nothing about how often an idle peer speaks."""
 LAG_SECONDS = 0.1
@@ -41,6 +46,8 @@ class Phase(enum.Enum):
     """What we think of the peer's end of the link."""
 
     ALIVE = "alive"
+    DOUBTED = "doubted"
+    """It did not answer for mail, nor a ping after it."""
     SUSPECT = "suspect"
     DOWN = "down"
 
@@ -87,6 +94,10 @@ class Liveness:
         self._suspect_at = now + self.patience
         self._probes = 0
         self._probe_at = math.inf
+        self._response = RoundTrip()
+        self._expected_since = math.inf
+        self._is_asked = False
+        self._look_at = math.inf
         self._outstanding: dict[int, float] = {}
         self._answered = 0
         self._lost = 0
@@ -103,7 +114,9 @@ class Liveness:
         """When to call :meth:`poll` at the latest."""
         if self.phase is Phase.DOWN:
             return math.inf
-        return min(self._ping_at, self._suspect_at) if self.phase is Phase.ALIVE else self._probe_at
+        if self.phase is Phase.SUSPECT:
+            return self._probe_at
+        return min(self._ping_at, self._suspect_at, self._look_at)
 
     @property
     def has_losses(self) -> bool:
@@ -114,15 +127,29 @@ class Liveness:
         """From the next ping on, aim at this interval of the lower side: more on battery."""
         self._pace = interval if self._lower else max(interval, MEASURE_SECONDS)
 
+    def expect(self, now: float) -> bool:
+        """Mail was sent: a sign of life is due. Returns whether :meth:`poll` is to be called earlier than was told."""
+        if self._expected_since < math.inf:
+            return False
+        self._expected_since = now
+        ask_at = now + self._ask_after
+        if self.phase is not Phase.ALIVE or self._look_at <= ask_at:
+            return False
+        self._look_at = ask_at
+        return True
+
     def receive(self, now: float) -> tuple[Action, ...]:
         """Something authentic came from the peer."""
+        if self._expected_since < math.inf:
+            self._response.add(max(0.0, now - self._expected_since))
+            self._expected_since, self._is_asked = math.inf, False
         gap = now - self._heard_at
         if gap >= IDLE_GAP_SECONDS and not self._deaf:
             self._mean_gap += (gap - self._mean_gap) / 8
         self._heard_at = now
         self._deaf = False
         self._suspect_at = now + self.patience
-        if self.phase is not Phase.SUSPECT:
+        if self.phase is Phase.ALIVE:
             return ()
         self.phase = Phase.ALIVE
         return (PhaseChanged(Phase.ALIVE),)
@@ -133,7 +160,7 @@ class Liveness:
 
     def challenge(self, now: float) -> None:
         """Doubt the link now (after sleep, or a change of network). Poll right after."""
-        if self.phase is Phase.ALIVE:
+        if self.phase in (Phase.ALIVE, Phase.DOUBTED):
             self._suspect_at = now
             self._due = now
 
@@ -166,20 +193,52 @@ class Liveness:
         if self._deaf:
             self._suspect_at = now + self.patience
             self._probe_at = now + PROBE_SECONDS
+            self._expected_since, self._is_asked = math.inf, False
         actions: list[Action] = []
-        if self.phase is Phase.ALIVE and now >= self._suspect_at:
+        if now >= self._look_at:
+            actions += self._look(now)
+        if self.phase in (Phase.ALIVE, Phase.DOUBTED) and now >= self._suspect_at:
             self.phase = Phase.SUSPECT
             self._probes, self._probe_at = 0, now
             actions.append(PhaseChanged(Phase.SUSPECT))
         if self.phase is Phase.SUSPECT and now >= self._probe_at:
             actions.append(self._probe(now))
         if now >= self._ping_at and self.phase is not Phase.DOWN:
-            if self.phase is Phase.ALIVE:
+            if self.phase is not Phase.SUSPECT:
                 actions.append(self._ping(now))
             self._interval = min(self._pace, self._interval * PACE_RATIO)
             self._ping_at = now + self._interval * self._rng.uniform(1 - PING_JITTER, 1 + PING_JITTER)
         self._due = self.next_deadline
         return tuple(actions)
+
+    @property
+    def _answered_within(self) -> float:
+        """What mail usually takes to be answered for, or else a round trip's timeout."""
+        usual = self.round_trip if self._response.smoothed is None else self._response
+        return usual.timeout
+
+    @property
+    def _ask_after(self) -> float:
+        shortest, longest = ANSWER_SECONDS
+        return min(max(self._answered_within, shortest) / 2, longest / 2)
+
+    def _look(self, now: float) -> list[Action]:
+        """Whether mail has been answered for, or anything else was heard since."""
+        if self.phase is not Phase.ALIVE or self._expected_since == math.inf:
+            self._look_at = math.inf  # until mail is sent again
+            return []
+        if self._is_asked:
+            self.phase, self._look_at = Phase.DOUBTED, math.inf
+            return [PhaseChanged(Phase.DOUBTED)]
+        self._look_at = self._expected_since + self._ask_after
+        if now < self._look_at:
+            return []
+        self._is_asked = True
+        shortest, longest = ANSWER_SECONDS
+        answered_at = now + max(shortest / 2, self.round_trip.timeout)
+        doubt_at = max(self._expected_since + max(shortest, self._answered_within), answered_at)
+        self._look_at = min(doubt_at, self._expected_since + longest)
+        return [self._ping(now)]
 
     @property
     def _overdue_after(self) -> float:
@@ -189,6 +248,8 @@ class Liveness:
         self._heard_at = min(now, self._heard_at + lag)
         self._suspect_at += lag
         self._probe_at += lag
+        self._expected_since += lag
+        self._look_at += lag
 
     def _probe(self, now: float) -> Action:
         if self._probes == PROBES:

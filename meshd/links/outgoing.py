@@ -38,7 +38,7 @@ class Outgoing:
         self._bundles: deque[BundleFrame] = deque()
         self._bundle_bytes = 0
         self._pieces: Iterator[bytes] = iter(())
-        self._probe = False
+        self._probe = self._expectation = False
         self._control_filled = trio.Event()
         self._bulk_filled = trio.Event()
         self._poked = trio.Event()
@@ -86,6 +86,15 @@ class Outgoing:
         self._probe = True
         self._poked.set()
 
+    def expect(self) -> None:
+        """There is reason to ask for a sign of life, if none comes by itself."""
+        self._expectation = True
+        self._poked.set()
+
+    def poke(self) -> None:
+        """Something is due earlier than the link's failure detector said."""
+        self._poked.set()
+
     def take_control(self) -> list[bytes]:
         """All control frames that wait; empty when none do."""
         taken = list(self._control)
@@ -118,6 +127,11 @@ class Outgoing:
         probe, self._probe = self._probe, False
         return probe
 
+    def take_expectation(self) -> bool:
+        """Whether ``expect`` was called since the last time."""
+        expectation, self._expectation = self._expectation, False
+        return expectation
+
     async def control_filled(self) -> None:
         """Wait until there may be control frames to take, or the link is closing."""
         await self._control_filled.wait()
@@ -129,6 +143,6 @@ class Outgoing:
         self._bulk_filled = trio.Event()
 
     async def poked(self) -> None:
-        """Wait for ``close`` or ``probe``."""
+        """Wait for ``close``, ``probe``, ``expect`` or ``poke``."""
         await self._poked.wait()
         self._poked = trio.Event()

@@ -22,7 +22,7 @@ from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, Snapshot, SpoolRow
 from meshd.wire.bundle import MAX_MESSAGE_BYTES
 from meshd.wire.codec import encode
-from meshd.wire.frames import MAX_HOPS, BundleFrame, Kind, Routed
+from meshd.wire.frames import MAX_HOPS, BundleFrame
 
 MIN_FREE_BYTES = 24 * 1024 * 1024
 """Left free on the disk: room for the log of the store, for acks, and for everybody else."""
@@ -236,9 +236,7 @@ class Acceptor:
         draft = self._outbox.draft(pack, None)
         lifetime_ms = pack.key.lifetime_ms
         sealed = self._outbox.seal(draft.flow, draft.number, draft.plaintext, lifetime_ms, recipient, turn.now)
-        offer = self._spool.offer_once(link, sealed.session)
-        if offer is not None:
-            turn.send(link.number, Routed(self._me, recipient.node, MAX_HOPS, Kind.OFFER, offer))
+        self._spool.offers.send_once(turn, link, recipient.node, sealed.session)
         unacked = Unacked(recipient.node, pack.key.priority, True, NO_ROW, len(sealed.body))
         link.sent(sealed.bundle, unacked)
         frame = BundleFrame(MAX_HOPS - 1, 0, 0, sealed.head, sealed.body, len(sealed.body))

@@ -16,7 +16,7 @@ from meshd.errors import RemoteProtocolError
 from meshd.ids import BundleId, Epoch, Flow, NodeId, Number, Priority, bundle_ref
 from meshd.node.accepting import Limits
 from meshd.node.carriers import Carriers
-from meshd.node.effects import LocalReceipt, SendControl
+from meshd.node.effects import ExpectLife, LocalReceipt, SendControl
 from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.membership import Membership
 from meshd.node.passing import Passing
@@ -127,6 +127,8 @@ class Arriving:
         elif head.flow.ephemeral:
             self._take_ephemeral(turn, arrival)
         else:
+            if link.peer != arrival.source and (own := peers.link_to(arrival.source)) is not None:
+                turn.emit(ExpectLife(own.number))  # perhaps it is dead, and its other end found out first
             self._judge(turn, arrival)
 
     def _judge(self, turn: Turn, arrival: _Arrival) -> None:
@@ -412,6 +414,8 @@ class Arriving:
             link, _ = peers.way(source)
             for bearer in carriers.bearers(source, turn.now) if link is None else [link]:
                 turn.when_durable.append(self._routed(bearer, source, receipt))
+            if link is not None and link.suspect and (other := peers.other_way(source, link)) is not None:
+                turn.when_durable.append(self._routed(other, source, receipt))
         self._dirty.clear()
 
     def greet(self, source: NodeId) -> None:

@@ -136,6 +136,13 @@ class DataAcked:
 
 
 @attrs.frozen
+class ExpectLife:
+    """A link's peer speaks to us another way: report the link as suspect unless something comes over it soon."""
+
+    link: int
+
+
+@attrs.frozen
 class CloseBreaker:
     """A person closes the peer's breaker."""
 
@@ -255,6 +262,7 @@ Effect: TypeAlias = (
     | SendControl
     | SendBundle
     | CloseLink
+    | ExpectLife
     | Answer
     | RenderMetrics
     | TellAlert

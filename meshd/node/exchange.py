@@ -124,6 +124,8 @@ class Exchange:
                 self.spool.receipted(turn, source, decode_receipt(self._body(link, frame, public_key, RECEIPT_LABEL)))
             case Kind.FLOOR:
                 self.arriving.floor_raised(turn, source, self._body(link, frame, public_key, FLOOR_LABEL))
+                if link.peer != source:  # a hop may have had no way back when our last receipts went through it
+                    self.arriving.greet(source)
             case Kind.OFFER:
                 self.arriving.offered(turn, link, source, frame.body, self.peers)
             case Kind.NEED_OFFER:

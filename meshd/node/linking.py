@@ -95,8 +95,12 @@ class Linking:
         """A link's round trip was measured, or its peer fell silent."""
         link = self.peers.link(event.link)
         self.chronicle.measured(turn, link, event)
+        was_suspect = link is not None and link.suspect
         self.peers.measured(event)
         if link is not None and self.peers.link_to(link.peer) is link:
+            if link.suspect and not was_suspect:
+                self.spool.link_silent(link)
+                self.arriving.greet(link.peer)
             self.routes.measured(turn, link.peer)
 
     def thrift_changed(self, turn: Turn, event: ThriftChanged) -> None:

@@ -43,6 +43,7 @@ from meshd.node.effects import (
     DataTimeout,
     Effect,
     Examine,
+    ExpectLife,
     Fail,
     FetchCertificate,
     InquiryEnded,
@@ -311,6 +312,9 @@ class Loop:
             case DataTimeout(peer=peer):
                 if peer in self._dialers:
                     self._dialers[peer].control.data_timeout(now)
+            case ExpectLife(link=link):
+                if link in self._outgoing:
+                    self._outgoing[link].expect()
             case CloseBreaker(peer=peer):
                 if peer in self._dialers:
                     self._dialers[peer].control.reset(now)

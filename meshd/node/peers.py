@@ -1,6 +1,6 @@
 """The other devices: which links are up, which one is in use, and what is known of the rest."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -36,6 +36,8 @@ class Unacked:
     """Where it is a copy for a mailbox."""
     copies: int = 0
     """How many copies a carrier was given with it."""
+    is_copied: bool = False
+    """Whether a copy went another way, because this link is silent."""
 
 
 @attrs.define(eq=False)
@@ -144,6 +146,8 @@ class Peers:
         self.known: dict[NodeId, Peer] = {}
         self.next_hops: dict[NodeId, NodeId] = {}
         """Where routes lead, by destination; kept by the node from its router."""
+        self.ways: Callable[[NodeId], list[NodeId]] = lambda _: []
+        """The neighbours that offer a way to a device, the best first; answered by the router."""
         self.relays: tuple[NodeId, ...] = ()
         """Those that keep mail for absent devices, the one to use first."""
 
@@ -166,6 +170,15 @@ class Peers:
         """The link on which something for a device leaves: to itself, or to the next hop of its route."""
         hop = self.next_hops.get(destination, destination)
         return self.link_to(hop) or self.link_to(destination)
+
+    def other_way(self, destination: NodeId, silent: Link) -> Link | None:
+        """The link for copies of what went over one that is silent: to the device, or to whoever offers a way.
+
+        An offer need not be feasible (RFC 8966, section 3.5.1): whoever gets back a bundle that it holds, or that it
+        has sent, says so, and hops are counted.
+        """
+        links = (self.link_to(hop) for hop in (destination, *self.ways(destination)))
+        return next((link for link in links if link is not None and link is not silent and not link.suspect), None)
 
     def depot(self, destination: NodeId) -> tuple[NodeId, Link] | None:
         """The relay that keeps copies for a device without a path now, and the link toward it."""

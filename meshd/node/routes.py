@@ -32,6 +32,7 @@ class Routes:
             verify=verifier(membership.public_key),
             rng=rng,
         )
+        peers.ways = self._router.ways
         self._changed: set[NodeId] = set()
         self.epoch_needed: Epoch | None = None
         self.metered = False

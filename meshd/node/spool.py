@@ -13,10 +13,12 @@ from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
 from meshd.node.deposits import Deposits
+from meshd.node.detours import Detours, bundle_frame
 from meshd.node.effects import DataTimeout, EndStored
 from meshd.node.endings import Endings
 from meshd.node.followers import Stage
 from meshd.node.loading import Loading, waiting_of
+from meshd.node.offering import Offers
 from meshd.node.outcomes import Outcomes
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
 from meshd.node.soonest import Soonest
@@ -32,7 +34,7 @@ from meshd.store.ops import (
     TraceRecord,
 )
 from meshd.wire.bundle import decode_head
-from meshd.wire.frames import MAX_HOPS, NOT_AUTHENTIC, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
+from meshd.wire.frames import NOT_AUTHENTIC, STALE_EPOCH, Ack, Refused
 
 _FINAL = frozenset((STALE_EPOCH, NOT_AUTHENTIC))
 REFUSED_RETRY_S = 60.0
@@ -47,7 +49,8 @@ class Spool:
     ) -> None:
         self._me = me
         self._outbox = outbox
-        self._sessions = sessions
+        self.offers = Offers(me, sessions)
+        self.detours = Detours(self.offers)
         self._outcomes = outcomes
         self._queues: dict[NodeId, dict[tuple[Priority, bool], SpoolQueue]] = {}
         self.custody = Custody()
@@ -183,6 +186,7 @@ class Spool:
             self._plan_for(turn, destination, peers)
             for queue in self.queues_for(destination):
                 self._retries.note(self._due(queue, peers))
+        self.detours.send(turn, peers)
 
     def _plan_for(self, turn: Turn, destination: NodeId, peers: Peers) -> None:
         if destination in self._given_up:
@@ -225,21 +229,21 @@ class Spool:
         unacked = Unacked(queue.destination, queue.priority, queue.own, waiting.row, len(waiting.body), relay)
         link.sent(waiting.bundle, unacked)
         if queue.own:
-            offer = self.offer_once(link, decode_head(waiting.head).session)
-            if offer is not None:
-                turn.send(link.number, Routed(self._me, queue.destination, MAX_HOPS, Kind.OFFER, offer))
+            self.offers.send_once(turn, link, queue.destination, decode_head(waiting.head).session)
             self._outcomes.sent(turn, waiting.ref, link.label if relay is None else "relay")
         else:
             event = "forwarded" if relay is None else "copied"
             turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, event, None, link.label))
         turn.send_bundle(link.number, link.transport, bundle_frame(waiting, turn.now_ms))
+        if link.suspect:
+            self.detours.doubt(link, queue, waiting)
 
-    def offer_once(self, link: Link, session: bytes) -> bytes | None:
-        """The offer to send before a session's first bundle on a link, unless the destination has it."""
-        if session in link.offered:
-            return None
-        link.offered.add(session)
-        return self._sessions.offer_for(session)
+    def link_silent(self, link: Link) -> None:
+        """What is in flight on a link may be lost: give copies of it to another way in the next plan."""
+        for unacked in link.unacked.values():
+            queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
+            if not unacked.copies and (waiting := queue.in_flight.get(unacked.row)) is not None:
+                self.detours.doubt(link, queue, waiting)
 
     def path_lost(self, link: Link, *, other_path: bool) -> None:
         """A link is gone: what no hop has taken over waits again, in memory if there is another way."""
@@ -381,7 +385,7 @@ class Spool:
     def _taken_over(self, turn: Turn, link: Link, bundle: BundleId, reason: str) -> None:
         """The hop answered for good: what is not our own is our business no longer."""
         unacked = link.acked(bundle)
-        if unacked is None:
+        if unacked is None or unacked.row == NO_ROW:
             return
         if unacked.copies:
             self.deposits.given(unacked.row, link.peer)
@@ -480,13 +484,3 @@ class Spool:
         if expiry_ms is None:
             return retry
         return expiry_ms / 1000 if retry is None else min(expiry_ms / 1000, retry)
-
-
-def bundle_frame(waiting: Waiting, now_ms: int, *, copies: int = 0) -> BundleFrame:
-    """The frame that carries a waiting bundle, with its age of this moment and one hop less to go.
-
-    With ``copies`` it is for a carrier; without, the next hop takes it over.
-    """
-    age_ms = max(0, now_ms - waiting.accepted_ms)
-    hop_limit = max(0, waiting.hop_limit - 1)
-    return BundleFrame(hop_limit, age_ms, copies, waiting.head, waiting.body, len(waiting.body))

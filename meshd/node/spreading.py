@@ -8,11 +8,12 @@ from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.ids import NodeId, Priority
 from meshd.node.arriving import Arriving
 from meshd.node.carriers import Carriers
+from meshd.node.detours import bundle_frame
 from meshd.node.exchange import Exchange
 from meshd.node.notices import Notices
 from meshd.node.outcomes import CARRIER, Outcomes
 from meshd.node.peers import Link, Peers, Unacked
-from meshd.node.spool import Spool, bundle_frame
+from meshd.node.spool import Spool
 from meshd.node.turn import Turn
 from meshd.store.ops import JournalEntry, SetCopies
 from meshd.wire.bundle import decode_head
@@ -116,7 +117,7 @@ class Spreading:
     def _offer(self, link: Link, source: NodeId, queue: SpoolQueue, session: bytes) -> bytes | None:
         """What opens the bundle at its destination, unless it went over this link already."""
         if queue.own:
-            return self.spool.offer_once(link, session)
+            return self.spool.offers.take_once(link, session)
         if session in link.offered:
             return None
         link.offered.add(session)

@@ -73,6 +73,7 @@ class Tally:
     received: Counts = attrs.field(factory=dict)
     received_bytes: Counts = attrs.field(factory=dict)
     resent: int = 0
+    detoured: int = 0
     turned_away: Counts = attrs.field(factory=dict)
 
     taken_over: int = 0

@@ -128,7 +128,9 @@ class RouteTable:
 class Selection:
     """Decides which route to use (section 3.6), with hysteresis.
 
-    A working route is left only after another was much better for ``SWITCH_SECONDS``.
+    A working route is left only after another was much better for ``SWITCH_SECONDS``. The destination's own link is
+    preferred unless another route is much better: devices that are linked with each other then offer the way to
+    those around them, instead of each taking it over a third one (section 3.7.4 keeps that from being offered back).
     """
 
     _better_since: dict[NodeId, float] = attrs.field(factory=dict)
@@ -137,6 +139,9 @@ class Selection:
         """Set ``routes.selected``. Returns when to choose again if nothing happens until then."""
         usable = [route for route in routes.to(destination).values() if route.is_usable(source)]
         candidate = best(usable)
+        direct = next((route for route in usable if route.neighbour.id == destination), None)
+        if candidate and direct and not metric.is_much_better(candidate.metric, direct.metric):
+            candidate = direct
         current = routes.selected.get(destination)
         if current is None or current not in usable:
             self._better_since.pop(destination, None)
@@ -145,7 +150,7 @@ class Selection:
             else:
                 routes.selected[destination] = candidate
             return None
-        if candidate is None or not metric.is_much_better(candidate.metric, current.metric):
+        if candidate is None or not self._is_worth_it(candidate, current, direct):
             self._better_since.pop(destination, None)
             return None
         switch_at = self._better_since.setdefault(destination, now) + metric.SWITCH_SECONDS
@@ -154,3 +159,9 @@ class Selection:
         del self._better_since[destination]
         routes.selected[destination] = candidate
         return None
+
+    @staticmethod
+    def _is_worth_it(candidate: Route, current: Route, direct: Route | None) -> bool:
+        if candidate is current:
+            return False
+        return candidate is direct or metric.is_much_better(candidate.metric, current.metric)

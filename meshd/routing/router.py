@@ -75,6 +75,11 @@ class Router:
         used = self._used.get(destination)
         return None if used is None else used[0]
 
+    def ways(self, destination: NodeId) -> list[NodeId]:
+        """The neighbours that offer a route to ``destination``, feasible or not, in the order of the metric."""
+        offers = sorted(self._routes.to(destination).values(), key=lambda route: (route.metric, route.neighbour.id))
+        return [route.neighbour.id for route in offers]
+
     def can_spare(self, neighbour: NodeId) -> bool:
         """Whether the link to ``neighbour`` may be given up, and all that is reached over it stays in reach."""
         return can_spare(neighbour, self._routes, self._neighbours)

@@ -127,6 +127,7 @@ class Measures:
         yield from _each("meshd_bundles_received_total", tally.received)
         yield from _each("meshd_bundle_bytes_received_total", tally.received_bytes)
         yield "meshd_bundles_resent_total", (), tally.resent
+        yield "meshd_bundles_detoured_total", (), tally.detoured
         yield from _each("meshd_bundles_turned_away_total", tally.turned_away)
         yield "meshd_bundles_taken_over_total", (), tally.taken_over
         yield "meshd_bundles_carried_total", (), tally.carried

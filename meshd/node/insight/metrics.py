@@ -129,6 +129,7 @@ GROUPS: tuple[Group, ...] = (
             _counter("meshd_bundles_received_total", "Bundles received from a neighbour.", "transport"),
             _counter("meshd_bundle_bytes_received_total", "The bytes of these, sealed.", "transport"),
             _counter("meshd_bundles_resent_total", "Bundles sent again because a receipt or an ack was overdue."),
+            _counter("meshd_bundles_detoured_total", "Copies sent another way because a link was silent."),
             _counter("meshd_bundles_turned_away_total", "Bundles that a next hop did not take.", "reason"),
             _counter("meshd_bundles_taken_over_total", "Bundles of others taken into custody."),
             _counter("meshd_bundles_carried_total", "Copies of others' bundles taken to be carried."),
