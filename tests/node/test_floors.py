@@ -2,9 +2,12 @@
 
 import pytest
 
+from meshd.delivery.outbox import FLOOR_LABEL, encode_floor
+from meshd.ids import Priority
 from meshd.store.ops import PutSpool
-from meshd.wire.frames import BundleFrame
-from tests.node.harness import World
+from meshd.trust.seal import sign_blob
+from meshd.wire.frames import MAX_HOPS, BundleFrame, Kind, Routed
+from tests.node.harness import Device, World
 
 
 def test_what_expired_at_the_origin_ends_the_wait_for_it() -> None:
@@ -72,3 +75,28 @@ def test_what_was_consumed_is_not_told_refused_by_a_life_that_does_not_know_its_
     assert to.read().payloads == []
     assert a.query("trace", id)["state"] == "consumed"
     assert a.query("queue") == []
+
+
+def test_a_floor_that_came_through_others_is_answered_even_when_it_is_no_news() -> None:
+    world = World(3)
+    a, hop, c = world.devices
+    world.connect(a, hop)
+    world.connect(hop, c)
+    world.advance(10)
+    a.send("d2", b"x")
+    world.loses = lambda sender, _, frame: sender is hop and isinstance(frame, Routed) and frame.kind is Kind.RECEIPT
+    a.send("d2", b"y")
+    [queue] = [queue for queue in a.node.spool.queues_for(c.id) if queue.rows]
+    floors = [Routed(a.id, c.id, MAX_HOPS, Kind.FLOOR, floor_of(a, c))] * 2
+    world.inject(hop, c, floors[0])
+    assert queue.rows == 1
+    world.loses = lambda *_: False
+    world.inject(hop, c, floors[1])
+    assert queue.rows == 0
+
+
+def floor_of(source: Device, destination: Device) -> bytes:
+    """What ``source`` tells by others of mail with normal priority."""
+    floor = source.node.spool.floor(destination.id, Priority.NORMAL)
+    assert floor is not None
+    return sign_blob(source.identity, FLOOR_LABEL, destination.id + encode_floor(Priority.NORMAL, floor))
