@@ -16,11 +16,20 @@ from meshd.ids import NodeId
 from meshd.links.assembly import Assembler
 from meshd.links.context import Post
 from meshd.links.events import FramesReceived, LinkDown, LinkMeasured
-from meshd.links.liveness import PING_SECONDS, Action, Liveness, Phase, PhaseChanged, SendPing
+from meshd.links.liveness import (
+    PING_SECONDS,
+    QUIET_AFTER_SECONDS,
+    SAVING_PING_SECONDS,
+    Action,
+    Liveness,
+    Phase,
+    PhaseChanged,
+    SendPing,
+)
 from meshd.links.outgoing import Outgoing
 from meshd.logs import get_logger
 from meshd.transport.base import Connection, Lane, TransportError
-from meshd.wire.frames import HANDSHAKE_TYPES, Bye, Frame, Ping, Pong, decode_frame, encode_frame
+from meshd.wire.frames import HANDSHAKE_TYPES, BundleFrame, Bye, Frame, Ping, Pong, decode_frame, encode_frame
 
 CLOSE_SECONDS = 1.0
 """How long a closing link may take to flush and say Bye; then it is cut."""
@@ -78,6 +87,7 @@ async def run_link(
         heard=heard,
         liveness=Liveness(lower=me < peer, first_ping=connection.dialed, now=clock(), rng=rng),
         ping_interval=ping_interval,
+        mail_at=clock(),
     )
     ends: list[_End] = []
     try:
@@ -128,6 +138,7 @@ class _Session:
     heard: Sequence[bytes]
     liveness: Liveness
     ping_interval: Callable[[], float]
+    mail_at: float
     assembler: Assembler = attrs.field(factory=Assembler)
     sampled_at: float = float("-inf")
     sample: float = float("inf")
@@ -177,7 +188,8 @@ class _Session:
         busy_bytes, busy_since = 0, self.clock()
         while True:
             if bulk := self.outgoing.take_bulk():
-                if self.liveness.expect(self.clock()):
+                self.mail_at = self.clock()
+                if self.liveness.expect(self.mail_at):
                     self.outgoing.poke()
                 await self.connection.send(bulk, Lane.BULK)
                 busy_bytes += sum(map(len, bulk))
@@ -200,11 +212,17 @@ class _Session:
                 self.liveness.challenge(self.clock())
             if self.outgoing.take_expectation():
                 self.liveness.expect(self.clock())
-            self.liveness.pace(self.ping_interval())
+            self.liveness.pace(self._pace())
             for action in self.liveness.poll(self.clock()):
                 if action == PhaseChanged(Phase.DOWN):
                     return _End("P_TIMEOUT", "the peer is silent, and answered none of four probes")
                 await self._act(action)
+
+    def _pace(self) -> float:
+        """Seconds between pings: a link in use is watched closely; idle ones add up."""
+        interval = self.ping_interval()
+        is_quiet = self.clock() - self.mail_at >= QUIET_AFTER_SECONDS
+        return max(interval, SAVING_PING_SECONDS) if is_quiet else interval
 
     def _sort(self, chunk: Sequence[bytes]) -> tuple[tuple[Frame, ...], float | None, _End | None]:
         """Answer what is ours to answer; returns frames for the node, the last round trip, and the peer's Bye."""
@@ -224,6 +242,8 @@ class _Session:
             elif type(frame) in HANDSHAKE_TYPES:
                 raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
             else:
+                if isinstance(frame, BundleFrame):
+                    self.mail_at = self.clock()
                 frames.append(frame)
         return tuple(frames), rtt, None
 

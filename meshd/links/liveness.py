@@ -19,7 +19,9 @@ from meshd.links.quality import RoundTrip
 
 PING_SECONDS = 1.0
 SAVING_PING_SECONDS = 5.0
-"""On battery, or over a metered connection. A dead path is noticed later by as much."""
+"""On battery, over a metered connection, and on a link that has carried no mail for QUIET_AFTER_SECONDS. A dead path
+is noticed later by as much."""
+QUIET_AFTER_SECONDS = 30.0
 MEASURE_SECONDS = 15.0
 """How often the side with the higher id pings."""
 PING_JITTER = 0.1
