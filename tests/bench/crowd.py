@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.mesh import Node, cpu_seconds
+from tests.bench.mesh import QUIET_S, Node, cpu_seconds
 from tests.bench.report import Figure
 
 DAEMONS = 20
@@ -71,6 +71,7 @@ def idle_crowd(runs: int, seconds: float) -> Iterator[Figure]:
     shares = []
     with crowd() as nodes:
         links = sum(degrees(nodes)) // 2
+        time.sleep(QUIET_S)
         for _ in range(runs):
             before, began = sum(cpu_seconds(node.pid) for node in nodes), time.monotonic()
             time.sleep(seconds)

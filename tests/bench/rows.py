@@ -8,7 +8,7 @@ import attrs
 
 from tests.bench.crowd import idle_crowd
 from tests.bench.hops import hops
-from tests.bench.mesh import App, Node, app, await_links, cpu_seconds, mesh, resident_bytes, restart
+from tests.bench.mesh import QUIET_S, App, Node, app, await_links, cpu_seconds, mesh, resident_bytes, restart
 from tests.bench.report import Figure, percentile
 from tests.bench.sighting import discovery_seconds
 
@@ -121,7 +121,7 @@ def idle(effort: Effort) -> Iterator[Figure]:
     """What a daemon with three linked peers costs while nothing happens."""
     with mesh("one", "two", "three", "four") as nodes:
         restart(nodes, "quic", "websocket")
-        time.sleep(5 / effort.scale)
+        time.sleep(QUIET_S)
         before = {node.pid: cpu_seconds(node.pid) for node in nodes}
         seconds = 25 / effort.scale
         began = time.monotonic()
