@@ -109,10 +109,13 @@ def stored_bundles(path: Path) -> int:
         return count
 
 
-@pytest.mark.system
-def test_a_relay_killed_under_load_loses_and_repeats_nothing(lab: Make) -> None:
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "kills", [pytest.param(5, marks=pytest.mark.system), pytest.param(100, marks=pytest.mark.soak)]
+)
+def test_a_relay_killed_under_load_loses_and_repeats_nothing(lab: Make, kills: int) -> None:
     a, b, r = two_networks(lab(3))
-    deliver_through_kills(a, b, 300, [(40, (r,)), (100, (r,)), (160, (r,)), (220, (r,)), (280, (r,))])
+    deliver_through_kills(a, b, 60 * kills, [(60 * number + 40, (r,)) for number in range(kills)])
     eventually(lambda: a.ctl("queue") == [], within_s=90.0, what="a has every receipt")
 
 
