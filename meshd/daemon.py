@@ -1,26 +1,21 @@
 """meshd: the composition root. Reads the configuration, opens the disk and the sockets, runs the node."""
 
-import argparse
 import os
 import random
-import re
 import signal
-import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from meshd import __version__
 from meshd.api.listener import SocketSettings
 from meshd.api.server import Server
-from meshd.api.settings import COMMAND_LINE, InEffect, in_effect, read_file, reloaded
+from meshd.api.settings import COMMAND_LINE, reloaded
 from meshd.clock import MeshClock
-from meshd.config import Alerts, Config, load_config
+from meshd.config import Alerts, Config
 from meshd.discovery.events import NetworkChanged, ThriftChanged
 from meshd.discovery.interfaces import Interface, interfaces
 from meshd.discovery.mdns import run_mdns
@@ -28,10 +23,9 @@ from meshd.discovery.netwatch import watch_network, watch_resume
 from meshd.discovery.power import watch_power
 from meshd.discovery.sightings import Sightings
 from meshd.errors import CATALOGUE, MeshdError
-from meshd.ids import NodeId, is_device_name, to_text
+from meshd.ids import NodeId, to_text
 from meshd.links.peer import PeerStatistics
 from meshd.logs import configure, get_logger
-from meshd.masking import hide
 from meshd.node.clients import Listening
 from meshd.node.inbox import Inbox
 from meshd.node.insight.alerts import Level
@@ -43,6 +37,7 @@ from meshd.node.insight.watch import Thresholds
 from meshd.node.loop import Loop, Surroundings
 from meshd.node.settings import Settings
 from meshd.node.step import Node
+from meshd.options import Options, read_config, read_options
 from meshd.service import begin_life, fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
 from meshd.starting import end_outage, note_outage, start_part
 from meshd.store.database import Database
@@ -60,18 +55,6 @@ MDNS = "discovery.mdns on "
 log = get_logger("meshd.daemon")
 
 
-@attrs.frozen(kw_only=True)
-class Options:
-    """The command line, with the environment and the defaults filled in. ``settings`` tell where ``config`` is from."""
-
-    config: Config
-    settings: tuple[InEffect, ...]
-    config_file: Path | None
-    state_dir: Path
-    runtime_dir: Path
-    name: str
-
-
 def main() -> None:
     """The ``meshd`` command. Exits 0, 1, 2 or 3, with one clear line when not 0."""
     try:
@@ -81,79 +64,6 @@ def main() -> None:
     else:
         if options is not None:
             run_process(partial(run_daemon, options), "meshd")
-
-
-# --- options
-
-
-def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Options | None:
-    """Read the command line; None when it was a question that is answered. Raises MeshdError."""
-    parser = argparse.ArgumentParser(prog="meshd", description="The mesh daemon: see docs/configuration.md.")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="configuration (TOML); none is needed")
-    parser.add_argument("--state-dir", metavar="DIR", type=Path, help="identity and messages")
-    parser.add_argument("--runtime-dir", metavar="DIR", type=Path, help="where the socket goes")
-    parser.add_argument("--name", help="this device's name; the host name when not given")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    parser.add_argument("--log-format", choices=("console", "json", "journal"))
-    parser.add_argument("--check-config", action="store_true", help="read the configuration, and stop")
-    parser.add_argument("--version", action="version", version=f"meshd {__version__}")
-    given = parser.parse_args(arguments)
-    said = {"log.level": given.log_level, "log.format": given.log_format}
-    config, settings = _config(given.config, environ, {key: value for key, value in said.items() if value is not None})
-    if given.check_config:
-        print("The configuration is fine.")  # noqa: T201
-        return None
-    configure(given.log_level or config.log.level, given.log_format or config.log.format, dict(config.log.levels))
-    name = given.name or _host_name()
-    if not is_device_name(name):
-        raise MeshdError(
-            "E_USAGE", f"--name: {name[:70]!r} is no device name.", "Use letters, digits, dots and hyphens."
-        )
-    hide(config.alerts.webhook)
-    hide(config.alerts.webhook_token)
-    return Options(
-        config=config,
-        settings=settings,
-        config_file=given.config,
-        state_dir=given.state_dir or _state_dir(environ),
-        runtime_dir=given.runtime_dir or _runtime_dir(environ),
-        name=name,
-    )
-
-
-def _config(
-    path: Path | None, environ: Mapping[str, str], options: Mapping[str, object]
-) -> tuple[Config, tuple[InEffect, ...]]:
-    text = None if path is None else read_file(str(path))
-    config = load_config(text, filename=str(path), environ=environ)
-    return config, in_effect(text, filename=str(path), environ=environ, options=options)
-
-
-def _host_name() -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().partition(".")[0])[:63].lstrip("._-")
-    return name or "device"
-
-
-def _state_dir(environ: Mapping[str, str]) -> Path:
-    for variable in ("MESHD_STATE_DIR", "STATE_DIRECTORY"):
-        if environ.get(variable):
-            return Path(environ[variable])
-    home = environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "meshd"
-
-
-def _runtime_dir(environ: Mapping[str, str]) -> Path:
-    for variable in ("MESHD_RUNTIME_DIR", "RUNTIME_DIRECTORY"):
-        if environ.get(variable):
-            return Path(environ[variable])
-    if environ.get("XDG_RUNTIME_DIR"):
-        return Path(environ["XDG_RUNTIME_DIR"]) / "meshd"
-    if os.geteuid() == 0:
-        return Path("/run/meshd")
-    raise MeshdError("E_RUNTIME_DIR", "There is no directory for the socket: XDG_RUNTIME_DIR is not set.")
-
-
-# --- running
 
 
 async def run_daemon(options: Options) -> None:
@@ -420,7 +330,7 @@ class _Daemon:
     def _reload(self) -> None:
         try:
             said = {row.key: row.value for row in self._settings if row.source == COMMAND_LINE}
-            config, settings = _config(self._options.config_file, os.environ, said)
+            config, settings = read_config(self._options.config_file, os.environ, said)
         except MeshdError as error:
             log.error("configuration not reloaded", code=error.code, reason=error.message)
             return
