@@ -25,6 +25,8 @@ from tests.sim.trace import HOST, Trace
 
 PEACE_LIMIT_S = 900.0
 """After the faults, everything must be settled within this long."""
+VERDICT_S = 6.0
+"""Links whose probes were lost before it may still be given up: four probes, and the wait for the last answer."""
 CARRIED_LIMIT_S = 3 * 3600.0
 """... where laptops have to come by several times."""
 COMMIT_LIMIT_S = 5.0
@@ -152,6 +154,7 @@ class World:
         if self._plan.islands:
             await self._be_carried()
             return
+        await trio.sleep(VERDICT_S)
         deadline = trio.current_time() + PEACE_LIMIT_S
         while owed := self._owed():
             if trio.current_time() > deadline:
