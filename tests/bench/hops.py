@@ -1,4 +1,4 @@
-"""Four daemons in a line of network namespaces: what each hop costs.
+"""Daemons in a line of network namespaces: what each hop costs, and a relay between two.
 
 The namespaces hang on one bridge of the kernel; routes that refuse make neighbours of those next to each
 other in the line alone.
@@ -6,7 +6,7 @@ other in the line alone.
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from tests.bench.mesh import app
@@ -74,32 +74,71 @@ def _mesh(lab: Line, transport: str) -> list[Host]:
 
 def hops(runs: int, scale: int, transport: str) -> Iterator[Figure]:
     """Rate and latency over 1, 2 and 3 hops, durable, 1 KiB."""
-    lacking = missing()
-    if lacking is not None:
-        print(f"hops: not measured, {lacking}")
+    if _is_lacking("hops"):
         return
     with Line(HOSTS) as lab:
         hosts = _mesh(lab, transport)
         for count in range(1, HOSTS):
-            with app(hosts[0]) as source, app(hosts[count]) as sink:  # type: ignore[arg-type]
-                to = hosts[count].name
-                messages = max(1, 40_000 // scale)
-                rates, medians, tails = [], [], []
-                for number in range(runs + 1):
-                    sink.do(do="count", messages=messages)
-                    seconds = source.do(do="flood", to=to, messages=messages, kind="random", size=1024)["seconds"]
-                    received = sink.answer()["received"]
-                    if number:
-                        rates.append(received / seconds)
-                time.sleep(1.0)
-                for number in range(runs + 1):
-                    sink.do(do="take_stamps", messages=max(1, 300 // scale))
-                    source.do(do="one_by_one", to=to, messages=max(1, 300 // scale), size=1024)
-                    took = sink.answer()["took"]
-                    if number:
-                        medians.append(percentile(took, 0.5) * 1000)
-                        tails.append(percentile(took, 0.99) * 1000)
-            name = f"{count} hop{'s' if count > 1 else ''}, {transport}"
-            yield Figure(name=f"durable 1 KiB over {name}", unit="msg/s", runs=tuple(rates))
-            yield Figure(name=f"durable one way p50 over {name}", unit="ms", runs=tuple(medians))
-            yield Figure(name=f"durable one way p99 over {name}", unit="ms", runs=tuple(tails))
+            name = f"over {count} hop{'s' if count > 1 else ''}, {transport}"
+            yield from _measure(hosts[0], hosts[count], runs, scale, name)
+
+
+def through_relay(runs: int, scale: int) -> Iterator[Figure]:
+    """The same between two devices that only a relay joins."""
+    if _is_lacking("relay"):
+        return
+    with Line(3) as lab:
+        a, relay, b = lab.hosts
+        for host, name in ((a, "a"), (b, "b")):
+            host.start(name, '[links]\ntransports = ["websocket"]\n')
+        a.ctl("init", "bench")
+        b.ctl("join", a.ctl("invite")["code"], "--name", "b")
+        relay.start_relay()
+        a.ctl("relay", "add", f"wss://{relay.ipv4}:443", "--certificate", relay.certificate_hash(), "--name", "r")
+        _await(lambda: [row["state"] for row in b.ctl("relay", "list")] == ["up"], "b is linked with the relay")
+        lab.stretch()
+        for host in (a, b):
+            host.kill()
+        for host in (a, b):
+            host.start()
+        for here, there in ((a, b), (b, a)):
+            _await(
+                lambda here=here, there=there: _next_hop(here, there) == "r",  # type: ignore[misc]
+                "routes through the relay",
+            )
+        yield from _measure(a, b, runs, scale, "through a relay")
+
+
+def _await(condition: Callable[[], bool], what: str) -> None:
+    eventually(condition, within_s=ROUTE_S, what=what)
+
+
+def _is_lacking(row: str) -> bool:
+    lacking = missing()
+    if lacking is not None:
+        print(f"{row}: not measured, {lacking}")
+    return lacking is not None
+
+
+def _measure(here: Host, there: Host, runs: int, scale: int, name: str) -> Iterator[Figure]:
+    """From one to the other; the first run of each is the warm-up."""
+    with app(here) as source, app(there) as sink:  # type: ignore[arg-type]
+        messages = max(1, 40_000 // scale)
+        rates, medians, tails = [], [], []
+        for number in range(runs + 1):
+            sink.do(do="count", messages=messages)
+            seconds = source.do(do="flood", to=there.name, messages=messages, kind="random", size=1024)["seconds"]
+            received = sink.answer()["received"]
+            if number:
+                rates.append(received / seconds)
+        time.sleep(1.0)
+        for number in range(runs + 1):
+            sink.do(do="take_stamps", messages=max(1, 300 // scale))
+            source.do(do="one_by_one", to=there.name, messages=max(1, 300 // scale), size=1024)
+            took = sink.answer()["took"]
+            if number:
+                medians.append(percentile(took, 0.5) * 1000)
+                tails.append(percentile(took, 0.99) * 1000)
+    yield Figure(name=f"durable 1 KiB {name}", unit="msg/s", runs=tuple(rates))
+    yield Figure(name=f"durable one way p50 {name}", unit="ms", runs=tuple(medians))
+    yield Figure(name=f"durable one way p99 {name}", unit="ms", runs=tuple(tails))

@@ -7,7 +7,7 @@ from functools import partial
 import attrs
 
 from tests.bench.crowd import idle_crowd
-from tests.bench.hops import hops
+from tests.bench.hops import hops, through_relay
 from tests.bench.mesh import QUIET_S, App, Node, app, await_links, cpu_seconds, mesh, resident_bytes, restart
 from tests.bench.report import Figure, percentile
 from tests.bench.sighting import discovery_seconds
@@ -297,6 +297,7 @@ ROWS: dict[str, Row] = {
     "start": start,
     "hops-websocket": lambda effort: hops(effort.runs, effort.scale, "websocket"),
     "hops-quic": lambda effort: hops(effort.runs, effort.scale, "quic"),
+    "relay": lambda effort: through_relay(effort.runs, effort.scale),
     "crowd": lambda effort: idle_crowd(effort.runs, 20 / effort.scale),
     "discovery": discovery,
     "clients": clients,
