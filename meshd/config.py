@@ -110,7 +110,7 @@ class Api:
 
 
 ALERT_NAMES = (
-    *("peer-down", "relay-unreachable", "breaker-flapping", "spool-filling"),
+    *("peer-down", "relay-unreachable", "mail-unconfirmed", "breaker-flapping", "spool-filling"),
     *("disk-low", "clock-skew", "clone", "loop-lag", "part-down"),
 )
 

@@ -203,7 +203,7 @@ def fault_in(words: tuple[str, ...]) -> str | None:
 
 def daemon_fault(arguments: list[str]) -> str | None:
     options = set(
-        re.findall(r'add_argument\("(--[a-z-]+)"', (ROOT / "meshd" / "daemon.py").read_text(encoding="utf-8"))
+        re.findall(r'add_argument\("(--[a-z-]+)"', (ROOT / "meshd" / "options.py").read_text(encoding="utf-8"))
     )
     unknown = [word for word in arguments if word.startswith("--") and word.partition("=")[0] not in options]
     return f"meshd has no {unknown}" if unknown else None

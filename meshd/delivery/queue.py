@@ -19,6 +19,8 @@ WINDOW_ROWS = 1024
 WINDOW_BYTES = 8 * 1024 * 1024
 RETRY_MIN_S = 5.0
 RETRY_MAX_S = 3600.0
+UNCONFIRMED_AFTER = 2
+"""Receipts overdue in a row: one may be late."""
 _SRTT_GAIN = 0.125
 _CREDIT = "credit"
 
@@ -72,6 +74,7 @@ class SpoolQueue:
         self._grew_while_loading = False
         self._window_bytes = 0
         self._attempts = 0
+        self._silences = 0
         self._probes = False
         self._srtt: float | None = None
 
@@ -183,7 +186,7 @@ class SpoolQueue:
         highest = receipt.highest()
         done = self._covered(self.in_flight.values(), receipt, highest)
         if done:
-            self._attempts = 0
+            self._attempts = self._silences = 0
             sample = now - done[-1].sent_at
             self._srtt = sample if self._srtt is None else self._srtt + _SRTT_GAIN * (sample - self._srtt)
         done += self._covered(self.ready, receipt, highest)
@@ -261,7 +264,7 @@ class SpoolQueue:
 
     def wait_anew(self, now: float) -> None:
         """What is in flight is on a new way: its receipts are waited for from now on."""
-        self._attempts = 0
+        self._attempts = self._silences = 0
         for waiting in self.in_flight.values():
             waiting.sent_at = now
 
@@ -282,7 +285,13 @@ class SpoolQueue:
     def retry(self) -> None:
         """The receipt is overdue: send everything again, and wait twice as long for it."""
         self._attempts = min(self._attempts + 1, 10)
+        self._silences += 1
         self.rewind()
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether all that was sent has been sent again for want of a receipt, and still none came."""
+        return self.rows > 0 and self._silences >= UNCONFIRMED_AFTER
 
     def pause(self, until: float, reason: str) -> None:
         """Send nothing before ``until``."""

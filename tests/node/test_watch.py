@@ -14,6 +14,7 @@ from meshd.node.insight.alerts import Name
 from meshd.node.insight.watch import FLAPS_WITHIN_S, LOOK_INTERVAL_S, START_GRACE_S, Survey
 from meshd.node.requests import Remove
 from meshd.transport.base import Address
+from meshd.wire.frames import BundleFrame
 from tests.node.harness import START, Device, World
 from tests.trust.people import added, founded
 
@@ -255,6 +256,25 @@ def test_a_relay_that_is_not_there() -> None:
     assert alerts(a) == []
     looks.look(a, 4)
     assert alerts(a) == [("relay-unreachable", "warning", "d1")]
+
+
+def test_a_hop_that_swallows_mail() -> None:
+    looks = Looks(3)
+    a, b, c = looks.devices
+    looks.world.connect(a, b)
+    looks.world.connect(b, c)
+    looks.look(a, 5)
+    looks.world.loses = lambda sender, _, frame: sender is b and isinstance(frame, BundleFrame)
+    a.send("d2", b"in vain")
+    looks.look(a, 6)  # overdue once: it may be late
+    assert alerts(a) == []
+    looks.look(a, 20)
+    assert alerts(a) == [("mail-unconfirmed", "warning", "d1")]
+    [alert] = a.query("alerts")
+    assert "it is for d2" in alert["detail"]
+    looks.world.loses = lambda *_: False
+    looks.look(a, 120)
+    assert alerts(a) == []
 
 
 def test_a_muted_alert_is_not_raised() -> None:

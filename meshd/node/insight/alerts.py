@@ -22,6 +22,7 @@ class Name(enum.Enum):
 
     PEER_DOWN = "peer-down"
     RELAY_UNREACHABLE = "relay-unreachable"
+    MAIL_UNCONFIRMED = "mail-unconfirmed"
     BREAKER_FLAPPING = "breaker-flapping"
     SPOOL_FILLING = "spool-filling"
     DISK_LOW = "disk-low"

@@ -1,6 +1,6 @@
 """What alerts are about: looked at up to twice a second, from what the parts of the node know anyway. Pure."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -189,9 +189,13 @@ class Watch:
     def _peer_findings(self, turn: Turn, survey: Survey) -> Iterator[Finding]:
         if self.views.membership.public_key(self.views.membership.me) is None:
             return  # in no mesh, or in none any more: nobody is missed
+        unconfirmed = self._unconfirmed()
         for member in self.views.membership.members():
             node, name = member.id, member.name
             link = self.views.peers.toward(node)
+            ends = unconfirmed.get(node, [])
+            detail = f"mail goes out over {name}, and no receipt comes back; it is for {', '.join(ends)}"
+            yield from self._missing(Name.MAIL_UNCONFIRMED, node, detail, bool(ends))
             if member.role == "relay":
                 if link is not None or turn.now - self.started >= START_GRACE_S:
                     yield from self._missing(Name.RELAY_UNREACHABLE, node, f"no link to the relay {name}", link is None)
@@ -204,6 +208,15 @@ class Watch:
                 yield self._flapping(turn.now, node, name, survey.closings.get(node, 0))
             if node in self.views.membership.clones:
                 yield Finding(Name.CLONE, Level.CRITICAL, f"two devices run with the key of {name}", node)
+
+    def _unconfirmed(self) -> Mapping[NodeId, list[str]]:
+        """Neighbours that mail is given to in vain, and whom it is for: they, or whoever is behind them, swallow it."""
+        found: defaultdict[NodeId, list[str]] = defaultdict(list)
+        for queue in self.views.spool.queues():
+            link = self.views.peers.toward(queue.destination) if queue.own and queue.is_unconfirmed else None
+            if link is not None:
+                found[link.peer].append(self.views.membership.name_of(queue.destination))
+        return found
 
     def _missing(self, name: Name, node: NodeId, detail: str, is_missing: bool) -> Iterator[Finding]:
         if is_missing or self.alerts.minds(name, node):
