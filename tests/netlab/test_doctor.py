@@ -102,7 +102,7 @@ def test_a_protocol_that_is_dropped_is_named(lab: Make, dropped: str, left: str)
     eventually(lambda: peer(a, b).get("transport") == left, within_s=2 * LINK_S, what=f"linked over {left}")
     linked(a, b)
     found = examine(a)
-    assert {check for check, one in found.items() if one["verdict"] != "ok"} == {f"{dropped}-out", f"{dropped}-in"}
+    assert {check for check, one in found.items() if is_wrong(one)} == {f"{dropped}-out", f"{dropped}-in"}
     assert f"7843/{dropped}" in found[f"{dropped}-in"]["fix"]
 
 
@@ -195,7 +195,7 @@ def test_permissions_and_a_device_alone(lab: Make) -> None:
     (host.directory / "state").chmod(0o755)
     host.socket_path.chmod(0o666)
     found = examine(host)
-    assert {check for check, one in found.items() if one["verdict"] != "ok"} == {
+    assert {check for check, one in found.items() if is_wrong(one)} == {
         "permissions:state",
         "permissions:socket",
         "peers",
