@@ -27,8 +27,8 @@ from tests.sim.mesh import device, name_of
 from tests.sim.trace import Trace
 
 CUTS = 20
-PATH_S = 60.0
-"""Within so long there are two ways."""
+PATH_S = 180.0
+"""Within so long there are two ways: where much is lost, a way may be offered only with a periodic update."""
 
 
 class Reader:
