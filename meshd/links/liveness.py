@@ -21,7 +21,7 @@ PING_SECONDS = 1.0
 SAVING_PING_SECONDS = 5.0
 """On battery, over a metered connection, and on a link that has carried no mail for QUIET_AFTER_SECONDS. A dead path
 is noticed later by as much."""
-QUIET_AFTER_SECONDS = 30.0
+QUIET_AFTER_SECONDS = 60.0
 MEASURE_SECONDS = 15.0
 """How often the side with the higher id pings."""
 PING_JITTER = 0.1

@@ -20,7 +20,7 @@ CALL_S = 60.0
 """Longest wait for one answer of a daemon, and for one command of an app."""
 
 LINK_S = 60.0
-QUIET_S = 80.0
+QUIET_S = 110.0
 """After so long without mail links are pinged as seldom as they ever are (``links.liveness``)."""
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
