@@ -306,23 +306,14 @@ class Loop:
             case CloseLink():
                 if effect.link in self._outgoing:
                     self._outgoing[effect.link].close(effect.code, effect.reason)
-            case DataAcked(peer=peer):
-                if peer in self._dialers:
-                    self._dialers[peer].control.data_acked(now)
-            case DataTimeout(peer=peer):
-                if peer in self._dialers:
-                    self._dialers[peer].control.data_timeout(now)
+            case DataAcked() | DataTimeout() | CloseBreaker() | WantLink():
+                if effect.peer in self._dialers:
+                    _tell_dialer(self._dialers[effect.peer].control, effect, now)
             case ExpectLife(link=link):
                 if link in self._outgoing:
                     self._outgoing[link].expect()
-            case CloseBreaker(peer=peer):
-                if peer in self._dialers:
-                    self._dialers[peer].control.reset(now)
             case SeekPeer():
                 self._seek(effect, nursery, now)
-            case WantLink(peer=peer):
-                if peer in self._dialers:
-                    self._dialers[peer].control.want(effect.wanted, now, unhurried=effect.unhurried)
             case LeavePeer(peer=peer):
                 dialer = self._dialers.pop(peer, None)
                 if dialer is not None:
@@ -450,6 +441,18 @@ class Loop:
                 return self.node.membership.name_of(NodeId(value))
             return to_text(value) if len(value) in _REF_BYTES else value
         return value
+
+
+def _tell_dialer(control: PeerControl, effect: DataAcked | DataTimeout | CloseBreaker | WantLink, now: float) -> None:
+    match effect:
+        case DataAcked():
+            control.data_acked(now)
+        case DataTimeout():
+            control.data_timeout(now)
+        case CloseBreaker():
+            control.reset(now)
+        case WantLink():
+            control.want(effect.wanted, now, unhurried=effect.unhurried)
 
 
 async def _render(effect: RenderMetrics) -> None:
