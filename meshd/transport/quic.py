@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from meshd.logs import get_logger
+from meshd.transport import congestion
 from meshd.transport.base import Address, Handler, Pin, TransportError
 from meshd.transport.quic_connection import QuicConnection
 from meshd.transport.serving import HalfOpen, HalfOpenLimits, Slot, closing, deadline, plain_nursery, run_handler
@@ -248,6 +249,7 @@ class QuicTransport:
         return QuicConfiguration(
             is_client=is_client,
             alpn_protocols=[ALPN_LINK],
+            congestion_control_algorithm=congestion.NAME,
             connection_id_length=_CID_BYTES,
             idle_timeout=self._idle_timeout,
             max_data=2 * _FLOW_BYTES,
