@@ -173,6 +173,7 @@ class Host:
         self.directory = directory
         self.daemon: subprocess.Popen[bytes] | None = None
         self.is_relay = False
+        self.config = ""
         directory.mkdir()
 
     @property
@@ -229,7 +230,7 @@ class Host:
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         return socket.socket(fileno=descriptors[0])
 
-    def start_relay(self, config: str = "") -> None:
+    def start_relay(self, config: str | None = None) -> None:
         """Run ``meshd-relay`` instead of a daemon, from now on."""
         self.is_relay = True
         self.start(self.name, config)
@@ -240,13 +241,17 @@ class Host:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment(self.directory))
         return done.stderr.split()[-1]
 
-    def start(self, name: str | None = None, config: str = "", environment: Mapping[str, str] | None = None) -> None:
-        """Run the daemon until it says that it is ready; later starts keep the name."""
+    def start(
+        self, name: str | None = None, config: str | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Run the daemon until it says that it is ready; later starts keep the name and the configuration."""
         assert self.daemon is None, f"{self.name} runs already"
         self.name = name or self.name
         for part in ("state", "run"):
             (self.directory / part).mkdir(exist_ok=True, mode=0o700)
-        (self.directory / "meshd.toml").write_text(config)
+        if config is not None:
+            self.config = config
+        (self.directory / "meshd.toml").write_text(self.config)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self._log_path.open("ab") as log:
             notify_path = self.directory / "notify"
             notify_path.unlink(missing_ok=True)
