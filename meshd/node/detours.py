@@ -14,7 +14,7 @@ from meshd.node.offering import Offers
 from meshd.node.peers import NO_ROW, Link, Peers, Unacked
 from meshd.node.turn import Turn
 from meshd.store.ops import JournalEntry
-from meshd.wire.bundle import decode_head
+from meshd.wire.bundle import session_of
 from meshd.wire.frames import BundleFrame
 
 WINDOW_BYTES = 256 * 1024
@@ -59,7 +59,7 @@ class Detours:
         size_bytes = len(waiting.body)
         other.sent(waiting.bundle, Unacked(queue.destination, queue.priority, queue.own, NO_ROW, size_bytes))
         if queue.own:
-            self._offers.send_once(turn, other, queue.destination, decode_head(waiting.head).session)
+            self._offers.send_once(turn, other, queue.destination, session_of(waiting.head))
         turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, "copied", None, other.label))
         turn.tally.detoured += 1
         turn.send_bundle(other.number, other.transport, bundle_frame(waiting, turn.now_ms))

@@ -13,7 +13,7 @@ from meshd.node.followers import Followers, Stage
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
 from meshd.store.ops import ExpiredRow, FinishSpool, JournalEntry
-from meshd.wire.bundle import decode_head
+from meshd.wire.bundle import session_of
 
 TRACE_KEPT_MS = 7 * 24 * 3600 * 1000
 CARRIER = "carrier"
@@ -55,7 +55,7 @@ class Outcomes:
         delivered: dict[int, Number] = {}
         for waiting in done:
             if waiting.head:
-                self._sessions.confirm(decode_head(waiting.head).session)
+                self._sessions.confirm(session_of(waiting.head))
             code = queue.receipt.refusal_of(waiting.number)
             if code not in (None, UNREAD):
                 self._refused(turn, queue, waiting, code)

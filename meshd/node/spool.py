@@ -33,7 +33,7 @@ from meshd.store.ops import (
     SpoolRow,
     TraceRecord,
 )
-from meshd.wire.bundle import decode_head
+from meshd.wire.bundle import decode_head, session_of
 from meshd.wire.frames import NOT_AUTHENTIC, STALE_EPOCH, Ack, Refused
 
 _FINAL = frozenset((STALE_EPOCH, NOT_AUTHENTIC))
@@ -229,7 +229,7 @@ class Spool:
         unacked = Unacked(queue.destination, queue.priority, queue.own, waiting.row, len(waiting.body), relay)
         link.sent(waiting.bundle, unacked)
         if queue.own:
-            self.offers.send_once(turn, link, queue.destination, decode_head(waiting.head).session)
+            self.offers.send_once(turn, link, queue.destination, session_of(waiting.head))
             self._outcomes.sent(turn, waiting.ref, link.label if relay is None else "relay")
         else:
             event = "forwarded" if relay is None else "copied"
