@@ -34,6 +34,7 @@ PURE = (
     "node/turn.py",
     "node/spool.py",
     "node/custody.py",
+    "node/handover.py",
     "node/outcomes.py",
     "node/accepting.py",
     "node/arriving.py",

@@ -19,6 +19,7 @@ from meshd.node.echo import Echoes
 from meshd.node.enlisting import Enlisting
 from meshd.node.exchange import Exchange
 from meshd.node.followers import Followers
+from meshd.node.handover import Handover
 from meshd.node.insight.chronicle import Chronicle
 from meshd.node.insight.inquiries import Inquiries
 from meshd.node.insight.measures import Measures
@@ -31,7 +32,6 @@ from meshd.node.linking import Linking
 from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
-from meshd.node.outcomes import Outcomes
 from meshd.node.passing import Passing
 from meshd.node.peers import Peers
 from meshd.node.relays import Relays
@@ -99,7 +99,7 @@ class Mail:
     followers: Followers
     acceptor: Acceptor
     spool: Spool
-    outcomes: Outcomes
+    handover: Handover
     carried: Carried
     arriving: Arriving
     mailboxes: Mailboxes
@@ -143,6 +143,7 @@ def assemble(given: Circumstances) -> Parts:
         membership=mesh.membership,
         peers=mesh.peers,
         spool=mail.spool,
+        handover=mail.handover,
         arriving=mail.arriving,
         echoes=mesh.echoes,
         sessions=mail.sessions,
@@ -154,7 +155,6 @@ def assemble(given: Circumstances) -> Parts:
     spreading = Spreading(
         peers=mesh.peers,
         spool=mail.spool,
-        outcomes=mail.outcomes,
         notices=mesh.notices,
         arriving=mail.arriving,
         exchange=exchange,
@@ -165,6 +165,7 @@ def assemble(given: Circumstances) -> Parts:
         peers=mesh.peers,
         routes=mesh.routes,
         spool=mail.spool,
+        handover=mail.handover,
         arriving=mail.arriving,
         exchange=exchange,
         chronicle=mesh.chronicle,
@@ -217,8 +218,7 @@ def _mail(given: Circumstances, tickets: Tickets, mesh: Mesh) -> Mail:
     )
     sessions, followers = OutgoingSessions(given.identity, given.rng), Followers()
     outbox = Outbox(me, given.epoch, sessions)
-    outcomes = Outcomes(me, outbox, sessions, followers)
-    spool = Spool(me, outbox, sessions, outcomes, tickets)
+    spool = Spool(me, outbox, sessions, followers, tickets)
     carried = Carried(mesh.membership, spool, mesh.notices, tickets)
     mailboxes = Mailboxes(tickets, run=given.epoch.counter)
     passing = Passing(me, mesh.membership, spool, limits, mesh.carriers, carried)
@@ -228,7 +228,7 @@ def _mail(given: Circumstances, tickets: Tickets, mesh: Mesh) -> Mail:
         followers=followers,
         acceptor=Acceptor(me, outbox, spool, followers, tickets, limits),
         spool=spool,
-        outcomes=outcomes,
+        handover=Handover(spool),
         carried=carried,
         arriving=Arriving(me, given.epoch, mesh.membership, mailboxes, passing, limits),
         mailboxes=mailboxes,

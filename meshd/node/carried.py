@@ -114,7 +114,7 @@ class Carried:
         queue = self._spool.queue(row.destination, row.priority, own=False)
         waiting = queue.find(row.row)
         if waiting is not None:
-            self._spool.let_go(turn, queue, waiting, reason)
+            self._spool.custody.let_go(turn, queue, waiting, reason)
         else:
             queue.discount(row.messages, row.size_bytes)
-            self._spool.end_custody(turn, row.row, row.ref, reason)
+            self._spool.custody.end(turn, row.row, row.ref, reason)

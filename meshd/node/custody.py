@@ -1,18 +1,23 @@
-"""Others' bundles that are here on their way: which they are, and who is to be charged for the room."""
+"""Others' bundles that are here on their way: which they are, whom their room is charged to, how custody ends."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from meshd.ids import BundleId, NodeId
-from meshd.store.ops import SpoolRow
+from meshd.delivery.queue import SpoolQueue, Waiting
+from meshd.ids import BundleId, BundleRef, NodeId
+from meshd.node.endings import Endings
+from meshd.node.tally import count_reason
+from meshd.node.turn import Turn
+from meshd.store.ops import DeleteSpool, ExpiredRow, JournalEntry, SpoolRow
 
 
 class Custody:
-    """Counts; the bundles themselves wait in the spool's queues.
+    """Counts, and writes ends down; the bundles themselves wait in the spool's queues.
 
     What was taken over before a restart is charged to nobody, and known only while it is in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, endings: Endings) -> None:
+        self._endings = endings
         self._in_memory: set[BundleId] = set()
         self._taken: set[BundleId] = set()
         self._charged: dict[int, tuple[NodeId, int, BundleId]] = {}
@@ -46,8 +51,32 @@ class Custody:
         """These are on disk only, or gone."""
         self._in_memory.difference_update(bundles)
 
-    def end(self, row: int) -> None:
-        """The bundle of this row left, or expired."""
+    # --- how it ends
+
+    def let_go(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, reason: str) -> None:
+        """Our custody of a bundle in a queue's window ends."""
+        queue.finish(waiting)
+        self.forget([waiting.bundle])
+        self.end(turn, waiting.row, waiting.ref, reason)
+
+    def end(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
+        """Our custody of a bundle that is in no queue's window ends."""
+        count_reason(turn.tally.custody_ended, reason)
+        self._endings.note([row])
+        self._discharge(row)
+        turn.lazy_ops.append(DeleteSpool((row,)))
+        turn.journal.append(JournalEntry(ref, turn.now_ms, "custody-ended", reason))
+
+    def expired(self, turn: Turn, rows: Sequence[ExpiredRow]) -> None:
+        """The lifetime of these bundles of others is over."""
+        if not rows:
+            return
+        for row in rows:
+            self._discharge(row.row)
+        turn.lazy_ops.append(DeleteSpool(tuple(row.row for row in rows)))
+        turn.journal += [JournalEntry(row.ref, turn.now_ms, "custody-ended", "lifetime") for row in rows]
+
+    def _discharge(self, row: int) -> None:
         charged = self._charged.pop(row, None)
         if charged is not None:
             neighbour, size_bytes, bundle = charged

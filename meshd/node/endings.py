@@ -4,8 +4,9 @@ How a row ends is written with a lazy commit. Until that is on disk, reads still
 for before, or because the commit failed. Then it is written again after the next commit that succeeds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from meshd.node.deposits import Deposits
 from meshd.node.effects import Effect
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import DeleteSpool, ExpiredRow, FinishSpool, Op, ReadExpired
@@ -16,10 +17,14 @@ _EXPIRE_AGAIN_MS = 5_000
 
 
 class Endings:
-    """See the module. A row number is noted when the row ends in memory, and forgotten once that is on disk."""
+    """See the module. A row number is noted when the row ends in memory, and forgotten once that is on disk.
 
-    def __init__(self, tickets: Tickets) -> None:
+    Which copies of it others keep is of no more use, and forgotten at once.
+    """
+
+    def __init__(self, tickets: Tickets, deposits: Deposits) -> None:
         self._tickets = tickets
+        self._deposits = deposits
         self._rows: set[int] = set()
         self._under_way: dict[int, tuple[FinishSpool | DeleteSpool, ...]] = {}
         self._failed: list[FinishSpool | DeleteSpool] = []
@@ -34,9 +39,10 @@ class Endings:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def note(self, rows: Iterable[int]) -> None:
+    def note(self, rows: Sequence[int]) -> None:
         """These have ended; the turn writes it down."""
         self._rows.update(rows)
+        self._deposits.end(rows)
 
     # --- the disk
 
@@ -90,5 +96,5 @@ class Endings:
             next_expiry_ms = turn.now_ms if fresh else turn.now_ms + _EXPIRE_AGAIN_MS
         if next_expiry_ms is not None:
             self.expires(next_expiry_ms)
-        self.note(row.row for row in fresh)
+        self.note([row.row for row in fresh])
         return fresh

@@ -15,6 +15,7 @@ from meshd.node.carried import Carried
 from meshd.node.carriers import Carriers
 from meshd.node.echo import Echoes
 from meshd.node.effects import CloseLink, DataAcked
+from meshd.node.handover import Handover
 from meshd.node.insight.inquiries import ANSWER_LABEL, QUESTION_LABEL, Inquiries
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
@@ -35,6 +36,7 @@ class Exchange:
     membership: Membership
     peers: Peers
     spool: Spool
+    handover: Handover
     arriving: Arriving
     echoes: Echoes
     routes: Routes
@@ -68,7 +70,7 @@ class Exchange:
             case BundleFrame():
                 self.arriving.receive(turn, link, frame, self.peers)
             case Ack():
-                self.spool.answered(turn, link, frame)
+                self.handover.answered(turn, link, frame)
                 if frame.stored:
                     turn.emit(DataAcked(link.peer))
             case Routed():

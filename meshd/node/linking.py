@@ -12,6 +12,7 @@ from meshd.node.carriers import Carriers
 from meshd.node.company import Company
 from meshd.node.effects import CloseLink
 from meshd.node.exchange import Exchange
+from meshd.node.handover import Handover
 from meshd.node.insight.chronicle import Chronicle
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
@@ -39,6 +40,7 @@ class Linking:
     peers: Peers
     routes: Routes
     spool: Spool
+    handover: Handover
     arriving: Arriving
     exchange: Exchange
     chronicle: Chronicle
@@ -99,7 +101,7 @@ class Linking:
         self.peers.measured(event)
         if link is not None and self.peers.link_to(link.peer) is link:
             if link.suspect and not was_suspect:
-                self.spool.link_silent(link)
+                self.handover.link_silent(link)
                 self.arriving.greet(link.peer)
             self.routes.measured(turn, link.peer)
 
@@ -153,7 +155,7 @@ class Linking:
             self._note_transport(turn, peer, link.transport)
             self.routes.link_chosen(turn, link)
         if before is not None:
-            self.spool.path_lost(before, other_path=self.peers.toward(peer) is not None)
+            self.handover.link_lost(before, other_path=self.peers.toward(peer) is not None)
         self.carriers.link_changed(turn, peer, before, link)
         self.spool.touch(peer)
         if peer in self.peers.relays:

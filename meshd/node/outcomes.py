@@ -9,6 +9,7 @@ from meshd.delivery.receipts import UNREAD, Receipt
 from meshd.delivery.sessions import OutgoingSessions
 from meshd.ids import BundleRef, Epoch, Flow, NodeId, Number, Priority, bundle_ref
 from meshd.node.effects import EndStored
+from meshd.node.endings import Endings
 from meshd.node.followers import Followers, Stage
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
@@ -28,11 +29,14 @@ _Watched: TypeAlias = dict[int, tuple[BundleRef, int]]
 class Outcomes:
     """Writes ends down, and tells who waits for them."""
 
-    def __init__(self, me: NodeId, outbox: Outbox, sessions: OutgoingSessions, followers: Followers) -> None:
+    def __init__(
+        self, me: NodeId, outbox: Outbox, sessions: OutgoingSessions, followers: Followers, endings: Endings
+    ) -> None:
         self._me = me
         self._outbox = outbox
         self._sessions = sessions
         self._followers = followers
+        self._endings = endings
         self._unconsumed: dict[tuple[NodeId, Priority], dict[Epoch, _Watched]] = {}
         """Delivered bundles whose consumption somebody may want to hear of."""
         self._unwritten: dict[tuple[NodeId, Priority], list[Number]] = {}
@@ -52,6 +56,7 @@ class Outcomes:
         """The queue's last receipt covers these."""
         if not done or queue.receipt is None:
             return
+        self._endings.note([waiting.row for waiting in done])
         delivered: dict[int, Number] = {}
         for waiting in done:
             if waiting.head:
@@ -118,6 +123,7 @@ class Outcomes:
     def refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
         """A waiting bundle of ours can't be delivered."""
         queue.finish(waiting)
+        self._endings.note([waiting.row])
         self._refused(turn, queue, waiting, code)
 
     def expired(self, turn: Turn, rows: Sequence[ExpiredRow]) -> None:

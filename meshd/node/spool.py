@@ -10,52 +10,39 @@ from meshd.delivery.outbox import Outbox, Recipient, flow_key, parse_flow_key
 from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.delivery.receipts import Receipt, decode_receipt, encode_receipt
 from meshd.delivery.sessions import OutgoingSessions
-from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
+from meshd.ids import BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
 from meshd.node.deposits import Deposits
 from meshd.node.detours import Detours, bundle_frame
 from meshd.node.effects import DataTimeout, EndStored
 from meshd.node.endings import Endings
-from meshd.node.followers import Stage
+from meshd.node.followers import Followers, Stage
 from meshd.node.loading import Loading, waiting_of
 from meshd.node.offering import Offers
 from meshd.node.outcomes import Outcomes
-from meshd.node.peers import NO_ROW, Link, Peers, Unacked
+from meshd.node.peers import Link, Peers, Unacked
 from meshd.node.soonest import Soonest
-from meshd.node.tally import count_reason
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import (
-    DeleteSpool,
-    ExpiredRow,
-    JournalEntry,
-    PutFact,
-    Snapshot,
-    SpoolRow,
-    TraceRecord,
-)
+from meshd.store.ops import ExpiredRow, JournalEntry, PutFact, Snapshot, SpoolRow, TraceRecord
 from meshd.wire.bundle import decode_head, session_of
-from meshd.wire.frames import NOT_AUTHENTIC, STALE_EPOCH, Ack, Refused
-
-_FINAL = frozenset((STALE_EPOCH, NOT_AUTHENTIC))
-REFUSED_RETRY_S = 60.0
-"""A hop that refuses a bundle (it does not know the source, or no route) is asked again after this long."""
+from meshd.wire.frames import STALE_EPOCH
 
 
 class Spool:
     """All queues, and the only place where they move."""
 
     def __init__(
-        self, me: NodeId, outbox: Outbox, sessions: OutgoingSessions, outcomes: Outcomes, tickets: Tickets
+        self, me: NodeId, outbox: Outbox, sessions: OutgoingSessions, followers: Followers, tickets: Tickets
     ) -> None:
         self._me = me
         self._outbox = outbox
         self.offers = Offers(me, sessions)
         self.detours = Detours(self.offers)
-        self._outcomes = outcomes
         self._queues: dict[NodeId, dict[tuple[Priority, bool], SpoolQueue]] = {}
-        self.custody = Custody()
         self.deposits = Deposits()
-        self.endings = Endings(tickets)
+        self.endings = Endings(tickets, self.deposits)
+        self.custody = Custody(self.endings)
+        self.outcomes = Outcomes(me, outbox, sessions, followers, self.endings)
         self.loading = Loading(me, outbox, tickets)
         self._next_row = 1
         self._dirty: set[NodeId] = set()
@@ -113,12 +100,12 @@ class Spool:
         """The lowest number that still waits, or the next one when nothing does; None when only the disk knows."""
         queue = self.queue(destination, priority)
         floor = self.next_number(destination, priority) if queue.rows == 0 else queue.floor()
-        unwritten = self._outcomes.unwritten(destination, priority)
+        unwritten = self.outcomes.unwritten(destination, priority)
         return floor if floor is None or unwritten is None else min(floor, unwritten)
 
     def end_stored(self, stored: EndStored) -> None:
         """The disk knows of ends of earlier lives' bundles: floors may pass them."""
-        self._outcomes.end_stored(stored)
+        self.outcomes.end_stored(stored)
 
     def next_number(self, destination: NodeId, priority: Priority) -> Number:
         """The number that our next bundle of the flow will have."""
@@ -145,6 +132,12 @@ class Spool:
         if row.row not in self.endings:
             self.queue(row.destination, row.priority).finish_row(row.row, row.messages, row.size_bytes)
 
+    def rewind(self, queue: SpoolQueue) -> None:
+        """Forget a queue's window: it is read from disk again when there is a path."""
+        if not queue.own:
+            self.custody.forget(waiting.bundle for waiting in (*queue.in_flight.values(), *queue.ready))
+        queue.rewind()
+
     def look_at(self, at: float | None) -> None:
         """A queue has something to do by itself then."""
         self._retries.note(at)
@@ -156,26 +149,6 @@ class Spool:
     def touch_all(self) -> None:
         """Routes have changed: look at every destination."""
         self._dirty |= self._queues.keys()
-
-    def give_up(self, turn: Turn, node: NodeId) -> None:
-        """A device left the mesh. Mail for it is refused, and what others hold of it let go, as it comes into memory.
-
-        Whoever has heard of the removal turns away what that device sent: it would wait, and hold up the
-        mail of others behind it, until its lifetime ends.
-        """
-        self._given_up.add(node)
-        self.touch(node)
-        for queue in [queue for queue in self.queues() if not queue.own]:
-            for waiting in (*queue.in_flight.values(), *queue.ready):
-                if decode_head(waiting.head).flow.source == node:
-                    self.let_go(turn, queue, waiting, "removed")
-            if queue.rows > queue.rows_in_memory:  # some of them may have been passed over, as not to leave
-                self._rewind(queue)
-                self.touch(queue.destination)
-
-    def take_back(self, node: NodeId) -> None:
-        """A device is in the mesh: for the first time, or because what removed it turned out to be void."""
-        self._given_up.discard(node)
 
     # --- sending
 
@@ -200,7 +173,7 @@ class Spool:
             if self.saving_for is not None and queue.priority is Priority.BULK:
                 continue
             if self.deposits.direct(queue, relay, link, turn.now):
-                self._rewind(queue)
+                self.rewind(queue)
             while link.has_room and queue.may_send(turn.now):
                 if relay is not None and self.deposits.has(queue.ready[0].row, relay):
                     queue.send_next(turn.now)  # a copy is there already
@@ -230,46 +203,13 @@ class Spool:
         link.sent(waiting.bundle, unacked)
         if queue.own:
             self.offers.send_once(turn, link, queue.destination, session_of(waiting.head))
-            self._outcomes.sent(turn, waiting.ref, link.label if relay is None else "relay")
+            self.outcomes.sent(turn, waiting.ref, link.label if relay is None else "relay")
         else:
             event = "forwarded" if relay is None else "copied"
             turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, event, None, link.label))
         turn.send_bundle(link.number, link.transport, bundle_frame(waiting, turn.now_ms))
         if link.suspect:
             self.detours.doubt(link, queue, waiting)
-
-    def link_silent(self, link: Link) -> None:
-        """What is in flight on a link may be lost: give copies of it to another way in the next plan."""
-        for unacked in link.unacked.values():
-            queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
-            if not unacked.copies and (waiting := queue.in_flight.get(unacked.row)) is not None:
-                self.detours.doubt(link, queue, waiting)
-
-    def path_lost(self, link: Link, *, other_path: bool) -> None:
-        """A link is gone: what no hop has taken over waits again, in memory if there is another way."""
-        queues: dict[SpoolQueue, list[int]] = {}
-        for unacked in link.unacked.values():
-            if unacked.row == NO_ROW:
-                continue
-            queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
-            if unacked.copies:  # the carrier has them, or will get them when it comes again
-                self.deposits.look_anew(queue)
-                continue
-            queues.setdefault(queue, []).append(unacked.row)
-        for queue, rows in queues.items():
-            if other_path:
-                queue.unsend(sorted(rows))
-            else:
-                self._rewind(queue)
-            self.touch(queue.destination)
-        for destination in link.waiting:
-            self.touch(destination)
-        link.forget_unacked()
-
-    def _rewind(self, queue: SpoolQueue) -> None:
-        if not queue.own:
-            self.custody.forget(waiting.bundle for waiting in (*queue.in_flight.values(), *queue.ready))
-        queue.rewind()
 
     # --- the disk
 
@@ -287,19 +227,11 @@ class Spool:
             if not queue.own:
                 self.custody.remember(item.bundle for item in waiting)
             queue.loaded(page.generation, waiting, up_to=page.up_to, complete=page.complete)
-            self._arrived(turn, queue, queue.arrived_before())
+            self.outcomes.arrived(turn, queue, queue.arrived_before())
         if page.up_to or page.complete:  # else it would be read again at once, and in vain: touched when its card comes
             self.touch(queue.destination)
 
-    def _without_orphans(self, turn: Turn, queue: SpoolQueue, rows: list[SpoolRow]) -> list[SpoolRow]:
-        """Let go of others' bundles whose source left the mesh."""
-        for row in rows:
-            if row.source in self._given_up:
-                queue.discount(row.messages, row.size_bytes)
-                self.end_custody(turn, row.row, row.ref, "removed")
-        return [row for row in rows if row.source not in self._given_up]
-
-    # --- answers
+    # --- what destinations say
 
     def receipted(self, turn: Turn, destination: NodeId, receipt: Receipt) -> None:
         """The destination says what it has of our own mail."""
@@ -308,25 +240,14 @@ class Spool:
             return
         turn.lazy_ops.append(PutFact("receipt", flow_key(destination, receipt.priority), encode_receipt(receipt)))
         before = queue.receipt
-        done = queue.arrived(receipt, turn.now)
-        self._arrived(turn, queue, done)
-        self._outcomes.consumed(turn, destination, receipt, before)
+        self.outcomes.arrived(turn, queue, queue.arrived(receipt, turn.now))
+        self.outcomes.consumed(turn, destination, receipt, before)
         self.touch(destination)
-
-    def _arrived(self, turn: Turn, queue: SpoolQueue, done: list[Waiting]) -> None:
-        self.endings.note(waiting.row for waiting in done)
-        self.deposits.end(waiting.row for waiting in done)
-        self._outcomes.arrived(turn, queue, done)
-
-    def _refuse(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, code: str) -> None:
-        self.endings.note([waiting.row])
-        self.deposits.end([waiting.row])
-        self._outcomes.refuse(turn, queue, waiting, code)
 
     def watch(self, ref: BundleRef, record: TraceRecord) -> None:
         """Somebody wants to hear of the consumption of a bundle that was delivered in an earlier life."""
         if record.destination is not None and record.number is not None and record.priority is not None:
-            self._outcomes.watch(record.destination, record.priority, record.number, ref, record.messages)
+            self.outcomes.watch(record.destination, record.priority, record.number, ref, record.messages)
 
     def stage_of_delivered(self, record: TraceRecord) -> Stage:
         """What became of a delivered bundle: expired unread, or consumed by its destination's last receipt."""
@@ -341,95 +262,47 @@ class Spool:
         """The destination knows newer numbers than these from a copy of this device: they can't be delivered."""
         queue = self.queue(destination, priority)
         for waiting in [item for item in (*queue.in_flight.values(), *queue.ready) if item.number.epoch < known]:
-            self._refuse(turn, queue, waiting, STALE_EPOCH)
+            self.outcomes.refuse(turn, queue, waiting, STALE_EPOCH)
+
+    # --- devices that left the mesh
+
+    def give_up(self, turn: Turn, node: NodeId) -> None:
+        """A device left the mesh. Mail for it is refused, and what others hold of it let go, as it comes into memory.
+
+        Whoever has heard of the removal turns away what that device sent: it would wait, and hold up the
+        mail of others behind it, until its lifetime ends.
+        """
+        self._given_up.add(node)
+        self.touch(node)
+        for queue in [queue for queue in self.queues() if not queue.own]:
+            for waiting in (*queue.in_flight.values(), *queue.ready):
+                if decode_head(waiting.head).flow.source == node:
+                    self.custody.let_go(turn, queue, waiting, "removed")
+            if queue.rows > queue.rows_in_memory:  # some of them may have been passed over, as not to leave
+                self.rewind(queue)
+                self.touch(queue.destination)
+
+    def take_back(self, node: NodeId) -> None:
+        """A device is in the mesh: for the first time, or because what removed it turned out to be void."""
+        self._given_up.discard(node)
 
     def _refuse_all(self, turn: Turn, destination: NodeId) -> None:
         for queue in self.queues_for(destination):
             for waiting in (*queue.in_flight.values(), *queue.ready):
                 if queue.own:
-                    self._refuse(turn, queue, waiting, "removed")
+                    self.outcomes.refuse(turn, queue, waiting, "removed")
                 else:
-                    self.let_go(turn, queue, waiting, "removed")
+                    self.custody.let_go(turn, queue, waiting, "removed")
             if queue.wants_load():
                 self.loading.start(turn, queue)
 
-    def answered(self, turn: Turn, link: Link, ack: Ack) -> None:
-        """The hop at the other end of a link answered for bundles."""
-        for bundle in ack.stored:
-            self._taken_over(turn, link, bundle, "passed-on")
-        for refused in ack.refused:  # first of all: what is busy rewinds the queue that they are in flight of
-            if self._is_final(link, refused):
-                self._taken_over(turn, link, refused.bundle, refused.code)
-        for busy in ack.busy:
-            self._turned_away(turn, link, busy.bundle, busy.retry_after_ms / 1000, "busy")
-        for refused in ack.refused:
-            self._turned_away(turn, link, refused.bundle, REFUSED_RETRY_S, refused.code)
-        self.touch(link.peer)
-        self._dirty |= link.waiting
-        link.waiting.clear()
-
-    def _is_final(self, link: Link, refused: Refused) -> bool:
-        """Whether another's bundle may be let go: its destination will never take these bytes, or its source has it.
-
-        A bundle can travel two ways: it came the other way before its source started again. One that is not
-        authentic may be a hop's work: its source has the true one, and sends it again.
-        """
-        unacked = link.unacked.get(refused.bundle)
-        if unacked is None or unacked.own or unacked.copies:  # our own end by the destination's signed notice
-            return False
-        if refused.code == "loop":  # its source has a path of its own, and keeps it until the receipt
-            waiting = self.queue(unacked.destination, unacked.priority, own=False).in_flight.get(unacked.row)
-            return waiting is not None and decode_head(waiting.head).flow.source == link.peer
-        return refused.code in _FINAL and unacked.destination == link.peer
-
-    def _taken_over(self, turn: Turn, link: Link, bundle: BundleId, reason: str) -> None:
-        """The hop answered for good: what is not our own is our business no longer."""
-        unacked = link.acked(bundle)
-        if unacked is None or unacked.row == NO_ROW:
-            return
-        if unacked.copies:
-            self.deposits.given(unacked.row, link.peer)
-            return
-        if unacked.own or unacked.relay is not None:
-            self.deposits.note(unacked.row, unacked.relay or link.peer)
-            return
-        queue = self.queue(unacked.destination, unacked.priority, own=False)
-        waiting = queue.in_flight.get(unacked.row)
-        if waiting is not None:
-            self.let_go(turn, queue, waiting, reason)
-
-    def let_go(self, turn: Turn, queue: SpoolQueue, waiting: Waiting, reason: str) -> None:
-        """Our custody of a bundle ends."""
-        queue.finish(waiting)
-        self.custody.forget([waiting.bundle])
-        self.end_custody(turn, waiting.row, waiting.ref, reason)
-
-    def end_custody(self, turn: Turn, row: int, ref: BundleRef, reason: str) -> None:
-        """A row of others that is in no queue's window ends."""
-        count_reason(turn.tally.custody_ended, reason)
-        self.endings.note([row])
-        self.deposits.end([row])
-        self.custody.end(row)
-        turn.lazy_ops.append(DeleteSpool((row,)))
-        turn.journal.append(JournalEntry(ref, turn.now_ms, "custody-ended", reason))
-
-    def _turned_away(self, turn: Turn, link: Link, bundle: BundleId, retry_s: float, code: str) -> None:
-        unacked = link.acked(bundle)
-        if unacked is None or unacked.row == NO_ROW:
-            return
-        count_reason(turn.tally.turned_away, code)
-        queue = self.queue(unacked.destination, unacked.priority, own=unacked.own)
-        if unacked.copies:
-            self.deposits.turned_down(turn, queue, unacked.row, link, code)
-            self.touch(queue.destination)
-            return
-        if unacked.row not in queue.in_flight:  # it has ended meanwhile, or waits to be sent again: nothing to wait for
-            return
-        if queue.paused_until <= turn.now:
-            turn.log("info", "bundle turned away", peer=link.peer, reason=code, retry_s=retry_s)
-        self._rewind(queue)
-        queue.pause(turn.now + retry_s, code)
-        self.touch(queue.destination)  # to be read again: it has a deadline only while some of it is in memory
+    def _without_orphans(self, turn: Turn, queue: SpoolQueue, rows: list[SpoolRow]) -> list[SpoolRow]:
+        """Let go of others' bundles whose source left the mesh."""
+        for row in rows:
+            if row.source in self._given_up:
+                queue.discount(row.messages, row.size_bytes)
+                self.custody.end(turn, row.row, row.ref, "removed")
+        return [row for row in rows if row.source not in self._given_up]
 
     # --- timers
 
@@ -439,15 +312,10 @@ class Spool:
         for row in rows:
             queue = self.queue(row.destination, row.priority, own=row.own)
             queue.finish_row(row.row, row.messages, row.size_bytes)
-            self.custody.end(row.row)
-            self.deposits.end([row.row])
             self.touch(row.destination)
         own = [row for row in rows if row.own]
-        self._outcomes.expired(turn, own)
-        others = [row for row in rows if not row.own]
-        if others:
-            turn.lazy_ops.append(DeleteSpool(tuple(row.row for row in others)))
-            turn.journal += [JournalEntry(row.ref, turn.now_ms, "custody-ended", "lifetime") for row in others]
+        self.outcomes.expired(turn, own)
+        self.custody.expired(turn, [row for row in rows if not row.own])
         return {(row.destination, row.priority) for row in own}
 
     def retry(self, turn: Turn, peers: Peers) -> None:

@@ -11,7 +11,7 @@ from meshd.node.carriers import Carriers
 from meshd.node.detours import bundle_frame
 from meshd.node.exchange import Exchange
 from meshd.node.notices import Notices
-from meshd.node.outcomes import CARRIER, Outcomes
+from meshd.node.outcomes import CARRIER
 from meshd.node.peers import Link, Peers, Unacked
 from meshd.node.spool import Spool
 from meshd.node.turn import Turn
@@ -29,7 +29,6 @@ class Spreading:
 
     peers: Peers
     spool: Spool
-    outcomes: Outcomes
     notices: Notices
     arriving: Arriving
     exchange: Exchange
@@ -109,7 +108,7 @@ class Spreading:
             turn.send(link.number, Routed(head.flow.source, queue.destination, MAX_HOPS, Kind.OFFER, offer))
         turn.tally.copies_given += 1
         if queue.own:
-            self.outcomes.copied(turn, waiting.ref, link.name)
+            self.spool.outcomes.copied(turn, waiting.ref, link.name)
         else:
             turn.journal.append(JournalEntry(waiting.ref, turn.now_ms, "copied", CARRIER, link.name))
         turn.send_bundle(link.number, link.transport, bundle_frame(waiting, turn.now_ms, copies=copies))

@@ -41,7 +41,7 @@ def _check_memory(host: Host, life: Life) -> None:
         mailbox_loads=node._mail.mailboxes._loads,
         tickets=node._parts.tickets._waiting,
         lazy_tickets=node._parts.tickets._waiting_lazily,
-        unwritten_ends=node.spool._outcomes._unwritten,
+        unwritten_ends=node.spool.outcomes._unwritten,
         submissions=node._mail.acceptor._submissions,
         accepting=node._mail.acceptor._accepting,
         keys=node._mail.acceptor._keys,
