@@ -38,6 +38,7 @@ PURE = (
     "node/outcomes.py",
     "node/accepting.py",
     "node/arriving.py",
+    "node/opening.py",
     "node/passing.py",
     "node/mailboxes.py",
     "node/membership.py",

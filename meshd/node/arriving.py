@@ -10,50 +10,32 @@ from meshd.delivery.arrivals import FlowArrivals, Held, Release, Verdict
 from meshd.delivery.outbox import Draft, decode_floor, flow_key, parse_flow_key
 from meshd.delivery.queue import Waiting
 from meshd.delivery.receipts import RECEIPT_LABEL, Receipt, encode_receipt
-from meshd.delivery.sessions import HeldBundle, IncomingSessions
+from meshd.delivery.sessions import HeldBundle
 from meshd.delivery.shelf import Batch
 from meshd.errors import RemoteProtocolError
-from meshd.ids import BundleId, Epoch, Flow, NodeId, Number, Priority, bundle_ref
+from meshd.ids import Epoch, Flow, NodeId, Number, Priority, bundle_ref
 from meshd.node.accepting import Limits
 from meshd.node.carriers import Carriers
 from meshd.node.effects import ExpectLife, LocalReceipt, SendControl
 from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.membership import Membership
+from meshd.node.opening import RETRY_AFTER_MS, Arrival, Opening
 from meshd.node.passing import Passing
 from meshd.node.peers import Link, Peers
 from meshd.node.soonest import Soonest
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
-from meshd.store.ops import DeleteFact, InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
+from meshd.store.ops import InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
 from meshd.trust.seal import (
-    DestinationSession,
-    UnknownPrekey,
-    accept_offer,
     sign_blob,
-    sign_need_offer,
     sign_stale_epoch,
 )
 from meshd.wire import codec
 from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content
-from meshd.wire.frames import MAX_HOPS, NOT_AUTHENTIC, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed
 
-RETRY_AFTER_MS = 5_000
 _HOLD_SHARE = 0.75
 """Part of a bundle's remaining lifetime that it waits for its predecessor; the rest is for its reader."""
-
-
-@attrs.frozen
-class _Arrival:
-    """A bundle that came over a link, with what is known of it without opening it."""
-
-    link: Link
-    frame: BundleFrame
-    head: Head
-    id: BundleId
-
-    @property
-    def source(self) -> NodeId:
-        return self.head.flow.source
 
 
 class Arriving:
@@ -69,7 +51,7 @@ class Arriving:
         self._passing = passing
         self._limits = limits
         self._quota_bytes = limits.quota_bytes
-        self._sessions = IncomingSessions()
+        self.opening = Opening(membership)
         self._flows: dict[tuple[NodeId, Priority], FlowArrivals] = {}
         self._held: dict[int, InboxRow] = {}
         self._usage: dict[NodeId, int] = defaultdict(int)
@@ -91,10 +73,7 @@ class Arriving:
         for key, value in snapshot.facts.get("arrivals", {}).items():
             source, priority = parse_flow_key(key)
             self._flows[source, priority] = FlowArrivals.decode(priority, value)
-        for key, value in snapshot.facts.get("session", {}).items():
-            made_ms, root = codec.decode(value)
-            source, session = NodeId(key[:16]), key[16:]
-            self._sessions.add(source, DestinationSession(session, root), made_ms, stored=True)
+        self.opening.restore(snapshot)
         for row in snapshot.held:
             self._held[row.row] = row
             if row.prev is not None:
@@ -117,7 +96,7 @@ class Arriving:
         head = decode_head(frame.head)
         if head.size != len(frame.body) or frame.total != len(frame.body):
             raise RemoteProtocolError("P_BUNDLE", "the body is not of the size that its head names")
-        arrival = _Arrival(link, frame, head, bundle_id(frame.head, frame.body))
+        arrival = Arrival(link, frame, head, bundle_id(frame.head, frame.body))
         count(turn.tally.received, link.transport)
         count(turn.tally.received_bytes, link.transport, len(frame.body))
         if self._membership.public_key(arrival.source) is None:
@@ -131,7 +110,7 @@ class Arriving:
                 turn.emit(ExpectLife(own.number))  # perhaps it is dead, and its other end found out first
             self._judge(turn, arrival)
 
-    def _judge(self, turn: Turn, arrival: _Arrival) -> None:
+    def _judge(self, turn: Turn, arrival: Arrival) -> None:
         head, source = arrival.head, arrival.source
         flow = self._flow(source, head.flow.priority)
         match flow.judge(head.number):
@@ -147,11 +126,11 @@ class Arriving:
             case Verdict.NEW if self._usage[source] >= self._quota_bytes or self._limits.is_disk_full:
                 turn.turned_away[arrival.link.number].append(Busy(arrival.id, RETRY_AFTER_MS))
             case Verdict.NEW:
-                plaintext = self._open(turn, arrival)
+                plaintext = self.opening.open(turn, arrival)
                 if plaintext is not None:
                     self._take(turn, arrival, flow, plaintext)
 
-    def _tell_stale(self, turn: Turn, arrival: _Arrival, flow: FlowArrivals) -> None:
+    def _tell_stale(self, turn: Turn, arrival: Arrival, flow: FlowArrivals) -> None:
         if flow.floor is None:
             return
         body = sign_stale_epoch(
@@ -160,34 +139,7 @@ class Arriving:
         turn.send(arrival.link.number, Routed(self._me, arrival.source, MAX_HOPS, Kind.STALE_EPOCH, body))
         turn.log("warning", "stale epoch", source=arrival.source, epoch=arrival.head.number.epoch.counter)
 
-    def _open(self, turn: Turn, arrival: _Arrival) -> bytes | None:
-        """The plaintext, or None: held for an offer, or not authentic (that costs the bundle, never the link)."""
-        head, source = arrival.head, arrival.source
-        session = self._sessions.find(source, head.session)
-        if session is None:
-            self._hold(turn, arrival)
-            return None
-        try:
-            plaintext = session.open(arrival.frame.head, head.counter, arrival.frame.body)
-        except RemoteProtocolError:
-            turn.tally.unauthentic += 1
-            turn.turned_away[arrival.link.number].append(Refused(arrival.id, NOT_AUTHENTIC))
-            turn.log("warning", "bundle not authentic", source=source, link=arrival.link.number)
-            return None
-        if self._sessions.must_store(source, head.session):
-            value = codec.encode([turn.now_ms, session.root])
-            turn.ops.append(PutFact("session", source + head.session, value))
-        return plaintext
-
-    def _hold(self, turn: Turn, arrival: _Arrival) -> None:
-        """Nothing opens it yet: keep it, and ask its source for the session's offer."""
-        held = HeldBundle.of(arrival.link.number, arrival.frame, arrival.head, turn.now)
-        if self._sessions.hold(held, turn.now):
-            self._ask_for_offer(turn, arrival.link, arrival.source, arrival.head.session)
-        for evicted in self._sessions.evict():
-            _answer_unopened(turn, evicted, Busy(evicted.id, RETRY_AFTER_MS))
-
-    def _take(self, turn: Turn, arrival: _Arrival, flow: FlowArrivals, plaintext: bytes) -> None:
+    def _take(self, turn: Turn, arrival: Arrival, flow: FlowArrivals, plaintext: bytes) -> None:
         """An authentic bundle that is new: it counts as arrived, whatever is in it."""
         head = arrival.head
         try:
@@ -271,7 +223,7 @@ class Arriving:
         age_ms = max(0, turn.now_ms - waiting.accepted_ms)
         self.accept(turn, head, unpack_content(waiting.body), age_ms)
 
-    def _take_ephemeral(self, turn: Turn, arrival: _Arrival) -> None:
+    def _take_ephemeral(self, turn: Turn, arrival: Arrival) -> None:
         """Hand an ephemeral bundle to whoever reads now. Its hop ack only opens the window."""
         head, source = arrival.head, arrival.source
         turn.stored[arrival.link.number].append(arrival.id)
@@ -279,9 +231,8 @@ class Arriving:
         if last is not None and head.number <= last:
             turn.tally.duplicates += 1
             return
-        session = self._sessions.find(source, head.session)
+        session = self.opening.session(turn, arrival)
         if session is None:
-            self._hold(turn, arrival)
             return
         try:
             content = unpack_content(session.open(arrival.frame.head, head.counter, arrival.frame.body))
@@ -305,25 +256,9 @@ class Arriving:
 
     # --- sessions and floors
 
-    def _ask_for_offer(self, turn: Turn, link: Link, source: NodeId, session: bytes) -> None:
-        card = self._membership.own_card
-        if card is not None:
-            body = sign_need_offer(self._membership.identity, source, session, card)
-            turn.send(link.number, Routed(self._me, source, MAX_HOPS, Kind.NEED_OFFER, body))
-
     def offered(self, turn: Turn, link: Link, source: NodeId, offer: bytes, peers: Peers) -> None:
         """A session offer came; open what waited for it. Raises RemoteProtocolError."""
-        public_key = self._membership.public_key(source)
-        if public_key is None:
-            return
-        try:
-            accepted = accept_offer(self._membership.identity, public_key, offer, self._membership.prekeys)
-        except UnknownPrekey as unknown:
-            self._ask_for_offer(turn, link, source, unknown.session)
-            return
-        if self._sessions.find(source, accepted.id) is None:
-            self._sessions.add(source, DestinationSession(accepted.id, accepted.root), turn.now_ms, stored=False)
-        self._receive_again(turn, self._sessions.take_held(source, accepted.id), peers)
+        self._receive_again(turn, self.opening.offered(turn, link, source, offer), peers)
 
     def _receive_again(self, turn: Turn, bundles: list[HeldBundle], peers: Peers) -> None:
         for held in bundles:
@@ -333,7 +268,7 @@ class Arriving:
 
     def _judge_held(self, turn: Turn, peers: Peers) -> None:
         """Answer for what need not be opened any more: its number came in another seal, or will never count."""
-        if self._sessions.next_end is None:
+        if self.opening.next_deadline is None:
             return
 
         def is_void(held: HeldBundle) -> bool:
@@ -342,12 +277,11 @@ class Arriving:
                 return False
             return self._flow(flow.source, flow.priority).judge(held.head.number) is not Verdict.NEW
 
-        self._receive_again(turn, self._sessions.take_held_where(is_void), peers)
+        self._receive_again(turn, self.opening.take_held_where(is_void), peers)
 
     def forget_sessions(self, turn: Turn, before_ms: int) -> None:
         """Sessions made before then are of no more use."""
-        outdated = self._sessions.forget_before(before_ms)
-        turn.lazy_ops += [DeleteFact("session", source + session) for source, session in outdated]
+        self.opening.forget_before(turn, before_ms)
 
     def floor_raised(self, turn: Turn, source: NodeId, payload: bytes) -> None:
         """The source says that nothing below a number will come. Raises RemoteProtocolError."""
@@ -367,9 +301,7 @@ class Arriving:
         """End the waits that are over."""
         if self._waits.take(turn.now):
             self._end_waits(turn, self._flows, turn.now_ms)
-        if self._sessions.next_end is not None and self._sessions.next_end <= turn.now:
-            for ended in self._sessions.take_held_where(lambda held: held.until <= turn.now):
-                _answer_unopened(turn, ended, Refused(ended.id, "expired"))
+        self.opening.end_waits(turn)
 
     def _end_waits(self, turn: Turn, flows: Iterable[tuple[NodeId, Priority]], until_ms: int) -> None:
         for key in flows:
@@ -382,7 +314,7 @@ class Arriving:
 
     def next_deadline(self) -> float | None:
         """When :meth:`poll` may have something to do, mesh-local seconds."""
-        due, session_end = self._waits.at, self._sessions.next_end
+        due, session_end = self._waits.at, self.opening.next_deadline
         if due is None or session_end is None:
             return session_end if due is None else due
         return min(due, session_end)
@@ -432,12 +364,6 @@ class Arriving:
         if link.peer != source:  # passed on by others, it must speak for itself
             body = sign_blob(self._membership.identity, RECEIPT_LABEL, source + body)
         return SendControl(link.number, Routed(self._me, source, MAX_HOPS, Kind.RECEIPT, body))
-
-
-def _answer_unopened(turn: Turn, held: HeldBundle, verdict: Busy | Refused) -> None:
-    """Whoever handed it over waits for an answer, and has less room for other mail until one comes."""
-    if not held.head.flow.ephemeral:  # that was answered for when it came
-        turn.turned_away[held.link].append(verdict)
 
 
 def _hold_until(row: InboxRow) -> int:

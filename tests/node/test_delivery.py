@@ -486,7 +486,7 @@ class TestHostileNeighbours:
             b.inbox.append(FramesReceived(b.links[a.id], (BundleFrame(16, 0, 0, encode_head(forged), b"", 0),)))
         b.node.step(b.inbox, world.now)
         b.inbox.clear()
-        sessions = b.node._mail.arriving._sessions
+        sessions = b.node._mail.arriving.opening._sessions
         assert len(sessions._held) == len(sessions._asked) <= 4096
 
 
@@ -505,7 +505,7 @@ def test_a_restart_of_both_in_the_middle_of_a_stream() -> None:
 
 
 def held_unopened(device: Device) -> object:
-    return device.node._mail.arriving._sessions._held
+    return device.node._mail.arriving.opening._sessions._held
 
 
 def without_offers(_: object, __: object, frame: object) -> bool:
@@ -557,10 +557,10 @@ def test_what_there_is_no_room_to_hold_unopened_is_sent_again() -> None:
     reader = b.read()
     world.loses = without_offers
     a.send("d1", b"evicted")
-    b.node._mail.arriving._sessions._held_bytes += HELD_BYTES  # as if others' mail had come
+    b.node._mail.arriving.opening._sessions._held_bytes += HELD_BYTES  # as if others' mail had come
     a.send("d1", b"too much")
     assert not held_unopened(b)
-    b.node._mail.arriving._sessions._held_bytes -= HELD_BYTES
+    b.node._mail.arriving.opening._sessions._held_bytes -= HELD_BYTES
     [row] = a.query("queue")
     assert row["reason"] == "busy"
     world.loses = lambda *_: False

@@ -50,7 +50,7 @@ def _check_memory(host: Host, life: Life) -> None:
         trace_reads=node._clients._trace_reads,
         floors_due=node._parts.exchange._floors_due,
     )
-    _check_unopened(host, node._mail.arriving._sessions)
+    _check_unopened(host, node._mail.arriving.opening._sessions)
     for queue in node.spool.queues():
         counts = (queue.rows, queue.messages, queue.size_bytes, queue.in_flight_bytes, queue._window_bytes)
         if any(counts):
