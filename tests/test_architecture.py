@@ -39,6 +39,7 @@ PURE = (
     "node/accepting.py",
     "node/arriving.py",
     "node/opening.py",
+    "node/releasing.py",
     "node/passing.py",
     "node/mailboxes.py",
     "node/membership.py",

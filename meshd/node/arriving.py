@@ -1,45 +1,39 @@
-"""Bundles on their way in: checked, opened, deduplicated, put in order, stored, receipted."""
+"""Bundles on their way in: checked, opened, deduplicated, put in order, stored, receipted.
+
+How they are opened is told in ``opening``, how they are stored and held until their turn in ``releasing``.
+"""
 
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 
-import attrs
-
-from meshd.delivery.arrivals import FlowArrivals, Held, Release, Verdict
+from meshd.delivery.arrivals import FlowArrivals, Verdict
 from meshd.delivery.outbox import Draft, decode_floor, flow_key, parse_flow_key
 from meshd.delivery.queue import Waiting
 from meshd.delivery.receipts import RECEIPT_LABEL, Receipt, encode_receipt
 from meshd.delivery.sessions import HeldBundle
-from meshd.delivery.shelf import Batch
 from meshd.errors import RemoteProtocolError
-from meshd.ids import Epoch, Flow, NodeId, Number, Priority, bundle_ref
+from meshd.ids import Epoch, Flow, NodeId, Number, Priority
 from meshd.node.accepting import Limits
 from meshd.node.carriers import Carriers
 from meshd.node.effects import ExpectLife, LocalReceipt, SendControl
-from meshd.node.mailboxes import Mailboxes, entry_of
+from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
 from meshd.node.opening import RETRY_AFTER_MS, Arrival, Opening
 from meshd.node.passing import Passing
 from meshd.node.peers import Link, Peers
+from meshd.node.releasing import Releasing
 from meshd.node.soonest import Soonest
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
-from meshd.store.ops import InboxRow, JournalEntry, PutFact, PutInbox, ReleaseInbox, Snapshot
-from meshd.trust.seal import (
-    sign_blob,
-    sign_stale_epoch,
-)
-from meshd.wire import codec
+from meshd.store.ops import PutFact, Snapshot
+from meshd.trust.seal import sign_blob, sign_stale_epoch
 from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content
 from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed
 
-_HOLD_SHARE = 0.75
-"""Part of a bundle's remaining lifetime that it waits for its predecessor; the rest is for its reader."""
-
 
 class Arriving:
-    """The destination's side of delivery."""
+    """The destination's side of delivery: what has come of every flow, how much of it waits, and whom to tell."""
 
     def __init__(
         self, me: NodeId, epoch: Epoch, membership: Membership, mailboxes: Mailboxes, passing: Passing, limits: Limits
@@ -52,13 +46,12 @@ class Arriving:
         self._limits = limits
         self._quota_bytes = limits.quota_bytes
         self.opening = Opening(membership)
+        self.releasing = Releasing(mailboxes)
         self._flows: dict[tuple[NodeId, Priority], FlowArrivals] = {}
-        self._held: dict[int, InboxRow] = {}
         self._usage: dict[NodeId, int] = defaultdict(int)
         self._dirty: set[tuple[NodeId, Priority]] = set()
         self._waits = Soonest()
         self._receipt_count = 0
-        self._next_row = 1
         self._last_ephemeral: dict[tuple[NodeId, Priority], Number] = {}
 
     @property
@@ -68,17 +61,13 @@ class Arriving:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what the last life knew of every flow and session."""
-        self._next_row = snapshot.next_inbox_row
         self._usage.update(snapshot.inbox_usage)
         for key, value in snapshot.facts.get("arrivals", {}).items():
             source, priority = parse_flow_key(key)
             self._flows[source, priority] = FlowArrivals.decode(priority, value)
         self.opening.restore(snapshot)
-        for row in snapshot.held:
-            self._held[row.row] = row
-            if row.prev is not None:
-                flow = self._flow(row.source, row.priority)
-                flow.restore_held(Held(row.row, row.service, row.number, row.prev, _hold_until(row)))
+        for row, held in self.releasing.restore(snapshot):
+            self._flow(row.source, row.priority).restore_held(held)
         self.greet(self._me)  # no link comes up that would bring the receipts which the last life did not store
 
     def start_epoch(self, epoch: Epoch) -> None:
@@ -154,63 +143,15 @@ class Arriving:
         if refusal is not None:
             self._dirty.add((arrival.source, flow.priority))
             flow.refuse(head.number, refusal)
-            self._release_held(turn, flow)
+            self.releasing.release(turn, flow, turn.now_ms)
             return
-        self.accept(turn, head, content, arrival.frame.age_ms)
+        self._accept(turn, head, content, arrival.frame.age_ms)
 
-    def accept(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
-        """Store a bundle for its service, and release whatever has its turn now."""
+    def _accept(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
         source, priority = head.flow.source, head.flow.priority
-        flow = self._flow(source, priority)
         self._dirty.add((source, priority))
-        row = self._row(turn, head, content, age_ms)
+        row = self.releasing.take(turn, self._flow(source, priority), head, content, age_ms)
         self._usage[source] += row.size_bytes
-        turn.tally.arrived[priority] += row.count
-        turn.journal.append(JournalEntry(row.ref, turn.now_ms, "arrived", None, content.service))
-        release = flow.take(row.row, content.service, head.number, content.prev, content.floor, _hold_until(row))
-        if release is None:
-            turn.ops.append(PutInbox(row))
-            self._held[row.row] = attrs.evolve(row, messages=b"")
-        else:
-            released = self._released(turn, row, release)
-            turn.ops.append(PutInbox(released))
-            self._mailboxes.release(turn, row.service, Batch(entry_of(released), row.messages))
-        self._release_held(turn, flow)
-
-    def _row(self, turn: Turn, head: Head, content: Content, age_ms: int) -> InboxRow:
-        self._next_row += 1
-        expires_ms = turn.now_ms + max(0, head.lifetime_ms - age_ms)
-        self._mailboxes.note_expiry(expires_ms)
-        return InboxRow(
-            row=self._next_row - 1,
-            service=content.service,
-            priority=head.flow.priority,
-            first_offset=None,
-            count=content.count,
-            ref=bundle_ref(head.flow, head.number),
-            source=head.flow.source,
-            number=head.number,
-            prev=content.prev,
-            late=False,
-            missing=None,
-            age_ms=age_ms,
-            arrived_ms=turn.now_ms,
-            expires_ms=expires_ms,
-            messages=content.messages,
-        )
-
-    def _released(self, turn: Turn, row: InboxRow, release: Release) -> InboxRow:
-        offset = self._mailboxes.next_offset(row.service, row.priority, turn.now)
-        missing = None
-        if release.missing is not None:
-            missing = codec.encode({"bundles": None, "reason": release.missing})
-        return attrs.evolve(row, first_offset=offset, missing=missing, late=release.late)
-
-    def _release_held(self, turn: Turn, flow: FlowArrivals, until_ms: int | None = None) -> None:
-        for release in flow.releases(turn.now_ms if until_ms is None else until_ms):
-            row = self._released(turn, self._held.pop(release.row), release)
-            turn.ops.append(ReleaseInbox(row.row, row.first_offset or 0, row.missing, row.late))
-            self._mailboxes.on_disk(turn, row.service, entry_of(row))
 
     def take_local(self, turn: Turn, waiting: Waiting, priority: Priority) -> None:
         """Mail from this device to itself."""
@@ -221,7 +162,7 @@ class Arriving:
         lifetime_ms = waiting.expires_ms - waiting.accepted_ms
         head = Head(flow, waiting.number, b"", 0, lifetime_ms, len(waiting.body))
         age_ms = max(0, turn.now_ms - waiting.accepted_ms)
-        self.accept(turn, head, unpack_content(waiting.body), age_ms)
+        self._accept(turn, head, unpack_content(waiting.body), age_ms)
 
     def _take_ephemeral(self, turn: Turn, arrival: Arrival) -> None:
         """Hand an ephemeral bundle to whoever reads now. Its hop ack only opens the window."""
@@ -241,18 +182,12 @@ class Arriving:
             turn.log("warning", "bundle not authentic", source=source, reason=error.reason)
             return
         self._last_ephemeral[source, head.flow.priority] = head.number
-        self._pass_through(turn, head, content, arrival.frame.age_ms)
+        self.releasing.pass_through(turn, head, content, arrival.frame.age_ms)
 
     def take_own_ephemeral(self, turn: Turn, draft: Draft, lifetime_ms: int) -> None:
         """An ephemeral bundle from this device to itself."""
         head = Head(draft.flow, draft.number, b"", 0, lifetime_ms, len(draft.plaintext))
-        self._pass_through(turn, head, unpack_content(draft.plaintext), 0)
-
-    def _pass_through(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
-        turn.tally.ephemeral_arrived += content.count
-        offset = self._mailboxes.next_offset(content.service, head.flow.priority, turn.now)
-        row = attrs.evolve(self._row(turn, head, content, age_ms), first_offset=offset)
-        self._mailboxes.pass_through(turn, content.service, Batch(entry_of(row), content.messages))
+        self.releasing.pass_through(turn, head, unpack_content(draft.plaintext), 0)
 
     # --- sessions and floors
 
@@ -289,7 +224,7 @@ class Arriving:
         flow = self._flow(source, priority)
         if flow.raise_floor(floor):
             self._dirty.add((source, priority))
-            self._release_held(turn, flow)
+            self.releasing.release(turn, flow, turn.now_ms)
 
     def give_up(self, turn: Turn, source: NodeId) -> None:
         """The source left the mesh, and what its held mail waits for with it: release that as it is."""
@@ -308,7 +243,7 @@ class Arriving:
             due = self._flows[key].next_deadline_ms()
             if due is not None and due <= until_ms:
                 self._dirty.add(key)
-                self._release_held(turn, self._flows[key], until_ms)
+                self.releasing.release(turn, self._flows[key], until_ms)
             elif due is not None:
                 self._waits.note(due / 1000)
 
@@ -364,7 +299,3 @@ class Arriving:
         if link.peer != source:  # passed on by others, it must speak for itself
             body = sign_blob(self._membership.identity, RECEIPT_LABEL, source + body)
         return SendControl(link.number, Routed(self._me, source, MAX_HOPS, Kind.RECEIPT, body))
-
-
-def _hold_until(row: InboxRow) -> int:
-    return row.arrived_ms + int((row.expires_ms - row.arrived_ms) * _HOLD_SHARE)

@@ -75,7 +75,7 @@ def _check_disk(host: Host, life: Life) -> None:
     if usage != snapshot.inbox_usage:
         raise BrokenPromise(f"{host.name} counts inbox bytes {usage}, and the disk holds {snapshot.inbox_usage}")
     held = {row.row for row in snapshot.held}
-    waiting = sorted(life.node._mail.arriving._held)
+    waiting = sorted(life.node._mail.arriving.releasing._held)
     if sorted(held) != waiting:
         raise BrokenPromise(f"{host.name} holds rows {waiting}, and the disk {sorted(held)}")
 
