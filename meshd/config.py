@@ -20,8 +20,10 @@ from meshd.kinds import (
     DURATION,
     ENDPOINT,
     FILE_MODE,
+    LOG_COMPONENT,
     LOG_LEVEL,
     LOOPBACK,
+    QUOTA,
     RELAY_URL,
     SECRET,
     SIZE,
@@ -73,7 +75,7 @@ class Links:
     """How many links are kept, and over what."""
 
     max_links: int = declare(integer(1, 1024), 16)
-    transports: tuple[str, ...] = declare(list_of(choice("quic", "websocket")), ["quic", "websocket"])
+    transports: tuple[str, ...] = declare(list_of(choice("quic", "websocket"), 1), ["quic", "websocket"])
 
 
 @attrs.frozen(kw_only=True)
@@ -87,7 +89,7 @@ class Relay:
 class Store:
     """What may be kept on disk. Lifetimes are seconds."""
 
-    quota_bytes: int = declare(SIZE, "1GiB", key="quota")
+    quota_bytes: int = declare(QUOTA, "1GiB", key="quota")
     max_lifetime: float = declare(DURATION, "30d")
     default_lifetime: float = declare(DURATION, "7d")
     slow_commit: float = declare(DURATION, "100ms")
@@ -160,7 +162,7 @@ class Log:
 
     level: str = declare(LOG_LEVEL, "info")
     format: str = declare(choice("auto", "console", "json", "journal"), "auto")
-    levels: tuple[tuple[str, str], ...] = declare(table_of(LOG_LEVEL), {})
+    levels: tuple[tuple[str, str], ...] = declare(table_of(LOG_COMPONENT, LOG_LEVEL), {})
 
 
 @attrs.frozen(kw_only=True)

@@ -38,14 +38,24 @@ from meshd.node.loop import Loop, Surroundings
 from meshd.node.settings import Settings
 from meshd.node.step import Node
 from meshd.options import Options, read_config, read_options
-from meshd.service import begin_life, fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
+from meshd.service import (
+    begin_life,
+    claim_identity,
+    fail,
+    free_bytes,
+    make_dir,
+    make_transports,
+    notify,
+    run_process,
+    watchdog,
+)
 from meshd.starting import end_outage, note_outage, start_part
 from meshd.store.database import Database
 from meshd.store.requests import Requests
 from meshd.store.worker import Timing, run_worker
 from meshd.transport.base import Address, Transport
 from meshd.transport.websocket import WebsocketTransport
-from meshd.trust.identity import Identity, load_or_create
+from meshd.trust.identity import Identity
 
 STOP_SECONDS = 4.5
 SOCKET_NAME = "meshd.sock"
@@ -72,7 +82,7 @@ async def run_daemon(options: Options) -> None:
     make_dir(options.runtime_dir, 0o755, "E_RUNTIME_DIR")
     rng = random.SystemRandom()
     life = begin_life(options.state_dir / "meshd.db", rng)
-    identity = load_or_create(options.state_dir, rng)
+    identity = claim_identity(life, options.state_dir, rng)
     clock = life.clock
     statistics: list[Callable[[NodeId], PeerStatistics | None]] = []
     vitals = Vitals()

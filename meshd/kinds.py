@@ -7,6 +7,7 @@ from typing import Generic, TypeVar, cast
 
 import attrs
 
+from meshd.components import LOG_COMPONENTS, LOG_LEVELS, is_log_component
 from meshd.ids import NodeId, parse_node_id
 
 DEFAULT_PORT = 7843
@@ -141,6 +142,12 @@ def _only(kind: type[_T], value: object) -> _T:
     return value
 
 
+def _at_least(least: int, value: int) -> int:
+    if value < least:
+        raise ValueError("too little")
+    return value
+
+
 def _matching(pattern: re.Pattern[str]) -> Callable[[object], str]:
     def read(value: object) -> str:
         if pattern.fullmatch(text := _only(str, value)) is None:
@@ -155,6 +162,8 @@ BOOLEAN: Kind[bool] = Kind(
 )
 TEXT: Kind[str] = Kind("one line of text", _matching(re.compile(r"[^\x00-\x1f]*")))
 SIZE: Kind[int] = Kind('a size such as "512MiB" or "1GiB"', parse_size)
+QUOTA: Kind[int] = Kind(f"{SIZE.expected}, at least 1MiB", lambda value: _at_least(2**20, parse_size(value)))
+"""Room for mail. One message of the largest kind takes a mebibyte."""
 DURATION: Kind[float] = Kind('a duration such as "10m", "12h" or "7d"', parse_duration)
 FILE_MODE: Kind[int] = Kind('a file mode such as "0660"', lambda value: int(_matching(_MODE)(value), 8))
 LOOPBACK: Kind[Endpoint] = Kind(
@@ -189,22 +198,27 @@ def choice(*words: str) -> Kind[str]:
     return Kind("one of " + ", ".join(f'"{word}"' for word in words), read)
 
 
-def list_of(kind: Kind[_T]) -> Kind[tuple[_T, ...]]:
-    """A list; separated by commas in the environment."""
+def list_of(kind: Kind[_T], least: int = 0) -> Kind[tuple[_T, ...]]:
+    """A list of at least so many; separated by commas in the environment."""
 
     def read(value: object) -> tuple[_T, ...]:
-        return tuple([kind.read(item) for item in _only(list, value)])
+        items = tuple([kind.read(item) for item in _only(list, value)])
+        if len(items) < least:
+            raise ValueError("too few")
+        return items
 
     def from_text(text: str) -> list[object]:
         return [kind.from_text(item.strip()) for item in text.split(",") if item.strip()]
 
-    return Kind(f"a list, each item {kind.expected}", read, from_text)
+    return Kind(f"a list{f' of at least {least}' if least else ''}, each item {kind.expected}", read, from_text)
 
 
-def table_of(kind: Kind[_T]) -> Kind[tuple[tuple[str, _T], ...]]:
+def table_of(names: Kind[str], kind: Kind[_T]) -> Kind[tuple[tuple[str, _T], ...]]:
     """A table of names, as sorted pairs; ``name=value,name=value`` in the environment."""
 
     def read(value: object) -> tuple[tuple[str, _T], ...]:
+        for name in _only(dict, value):
+            names.read(name)
         return tuple(sorted((name, kind.read(item)) for name, item in _only(dict, value).items()))
 
     def from_text(text: str) -> dict[str, object]:
@@ -213,7 +227,18 @@ def table_of(kind: Kind[_T]) -> Kind[tuple[tuple[str, _T], ...]]:
             raise ValueError("not name=value")
         return {name: kind.from_text(item) for name, _, item in pairs}
 
-    return Kind(f"a table, each value {kind.expected}", read, from_text)
+    return Kind(f"a table, each name {names.expected}; each value {kind.expected}", read, from_text)
 
 
-LOG_LEVEL = choice("debug", "info", "warning", "error")
+LOG_LEVEL = choice(*LOG_LEVELS)
+
+
+def _read_component(value: object) -> str:
+    if not is_log_component(name := _only(str, value)):
+        raise ValueError("no component")
+    return name
+
+
+LOG_COMPONENT: Kind[str] = Kind(
+    f"a component ({', '.join(LOG_COMPONENTS)}), or a part of one, such as discovery.mdns", _read_component
+)

@@ -22,7 +22,7 @@ from meshd.store.ops import Op, PutFact, Snapshot
 from meshd.transport.base import Transport
 from meshd.transport.quic import QuicTransport
 from meshd.transport.websocket import WebsocketTransport
-from meshd.trust.identity import Identity
+from meshd.trust.identity import KEY_FILE, RESTORE, Identity, load_or_create
 
 EXIT_FAILED, EXIT_USAGE, EXIT_RUNNING = 1, 2, 3
 _EXITS = {
@@ -30,6 +30,9 @@ _EXITS = {
     "E_RUNNING": EXIT_RUNNING,
 }
 """Exit codes that are not EXIT_FAILED: what does not get better by itself is not to be tried again."""
+
+_OWNER_FACT = "owner"
+"""The id of the device whose store this is."""
 
 # A thread that waits for the interpreter gets it after this long; commits would wait for 5 ms.
 _SWITCH_INTERVAL_S = 0.0002
@@ -103,6 +106,27 @@ def begin_life(path: Path, rng: random.Random, first: Callable[[Snapshot], Seque
         database.close()
         raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
     return Life(database, database.snapshot() if more else snapshot, clock, epoch)
+
+
+def claim_identity(life: Life, state_dir: Path, rng: random.Random) -> Identity:
+    """The identity of this device: on the first start a new one, and from then on no other.
+
+    With another key this store would speak for a device that no mesh knows, and take mail that never leaves.
+    Raises MeshdError E_STATE_DIR, also as ``load_or_create``.
+    """
+    owner = life.snapshot.facts.get(_OWNER_FACT, {}).get(b"")
+    if owner is not None and not (state_dir / KEY_FILE).exists():
+        raise MeshdError(
+            "E_STATE_DIR", f"{state_dir} holds the state of a device, but not its key, {KEY_FILE}.", RESTORE
+        )
+    identity = load_or_create(state_dir, rng)
+    if owner is None:
+        [committed] = life.database.apply([(0, [PutFact(_OWNER_FACT, b"", identity.node_id)])], life.clock.now_ms())
+        if committed.error is not None:
+            raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
+    elif owner != identity.node_id:
+        raise MeshdError("E_STATE_DIR", f"{state_dir / KEY_FILE} is the key of another device than the state.", RESTORE)
+    return identity
 
 
 def free_bytes(directory: Path) -> int:

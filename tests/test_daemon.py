@@ -1,6 +1,7 @@
 """The real process: how it starts, how it refuses to, and how it stops."""
 
 import os
+import random
 import select
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import attrs
 import pytest
 
 from meshd.client.blocking import Client
+from meshd.trust.identity import load_or_create
 
 CONFIG = """
 [listen]
@@ -203,3 +205,20 @@ def test_a_damaged_database_is_kept_and_named(place: Place) -> None:
     (place.state / "meshd.db").write_bytes(damaged)
     check_refusal(place.run(), 1, "E_DATABASE", "meshd.db")
     assert (place.state / "meshd.db").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("key", ["gone", "of another device"])
+def test_state_without_its_key_is_refused(running: Running, place: Place, key: str) -> None:
+    assert running.stop() == 0
+    file = place.state / "identity.key"
+    own = file.read_bytes()
+    file.unlink()
+    if key == "of another device":
+        load_or_create(place.state, random.Random(1))
+    check_refusal(place.run(), 2, "E_STATE_DIR", "identity.key", "backup")
+    assert file.exists() == (key != "gone")
+
+    file.write_bytes(own)
+    file.chmod(0o600)
+    again = Running(place)
+    again.close()

@@ -11,7 +11,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.api.protocol import LOG_COMPONENTS, LOG_LEVELS
+from meshd.components import LOG_COMPONENTS, LOG_LEVELS
 from meshd.logs import LEVELS, REPEAT_S, REPEATS, Repeats
 from meshd.masking import MASK, TEXT_MAX, plain_event, scrub
 from meshd.node.tokens import PREFIX

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from meshd.components import LOG_COMPONENTS, LOG_LEVELS, is_log_component
 from meshd.errors import MeshdError
 from meshd.ids import Priority, is_device_name, is_service_name, parse_message_id, parse_node_id
 from meshd.wire import codec
@@ -52,13 +53,6 @@ RESULT, ERROR, ITEM = 0, 1, 2
 
 CONNECTION = 0
 """The request id of an error that ends the connection."""
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
-LOG_COMPONENTS = (
-    *("alerts", "api", "daemon", "delivery", "discovery", "http"),
-    *("lib", "links", "node", "relay", "store", "transport"),
-)
-"""What the names of loggers begin with. ``delivery`` tells the life of each message, ``lib`` is other libraries."""
 
 UNANSWERED = frozenset(("cancel", "credit"))
 """Operations that get no answer, unless they are malformed."""
@@ -328,7 +322,7 @@ _nothing = _arguments({})
 _level = _one_of(*LOG_LEVELS, "default")
 _component = matching(
     text(64),
-    lambda name: name.removeprefix("meshd.").partition(".")[0] in LOG_COMPONENTS,
+    is_log_component,
     f"a component: {', '.join(LOG_COMPONENTS)}, or a part of one, such as discovery.mdns",
 )
 

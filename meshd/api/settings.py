@@ -53,7 +53,7 @@ def in_effect(
 def read_file(path: str) -> str:
     """A configuration file's text. Raises MeshdError E_CONFIG when it can't be read."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors put a mark before the text
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

@@ -10,6 +10,7 @@ from meshd.ids import parse_node_id
 from meshd.kinds import (
     DURATION,
     ENDPOINT,
+    QUOTA,
     RELAY_URL,
     SECRET,
     SIZE,
@@ -54,8 +55,8 @@ class Access:
 class Mailbox:
     """What is kept for absent devices: bytes for one mesh, bytes from one device, and for how long (seconds)."""
 
-    quota_bytes: int = declare(SIZE, "1GiB", key="quota")
-    device_quota_bytes: int = declare(SIZE, "256MiB", key="device_quota")
+    quota_bytes: int = declare(QUOTA, "1GiB", key="quota")
+    device_quota_bytes: int = declare(QUOTA, "256MiB", key="device_quota")
     max_lifetime: float = declare(DURATION, "30d")
 
 

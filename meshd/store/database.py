@@ -88,7 +88,7 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = apsw.Connection(str(path))
         except (OSError, apsw.Error) as error:
-            raise MeshdError("E_STATE_DIR", f"{path} can't be opened: {error}.") from error
+            raise MeshdError("E_STATE_DIR", f"{path} can't be opened: {_reason(error)}.") from error
         try:
             _prepare(connection, path)
             _check(connection, path)
@@ -258,4 +258,8 @@ def _opening_error(path: Path, error: apsw.Error | OSError) -> MeshdError:
         return MeshdError("E_DATABASE", f"{path} is damaged: {error}.")
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return MeshdError("E_RUNNING", f"Another process uses {path}.")
-    return MeshdError("E_STATE_DIR", f"{path} can't be used: {error}.")
+    return MeshdError("E_STATE_DIR", f"{path} can't be used: {_reason(error)}.")
+
+
+def _reason(error: apsw.Error | OSError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

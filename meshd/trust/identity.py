@@ -27,6 +27,10 @@ PUBLIC_KEY_SIZE = 32
 SIGNATURE_SIZE = 64
 SEED_SIZE = 32
 KEY_FILE = "identity.key"
+RESTORE = (
+    "Restore the file from a backup. Without one this is a new device: move the state directory away, start, and join."
+)
+"""What to do about a key that is gone."""
 
 _SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 """DER of an Ed25519 SubjectPublicKeyInfo up to the 32 key bytes (RFC 8410, section 4)."""
@@ -193,9 +197,10 @@ def load_or_create(state_dir: Path, rng: random.Random) -> Identity:
     try:
         private_key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise MeshdError("E_STATE_DIR", f"{path} holds no key: {error}.", "Restore the file from a backup.") from error
+        what = "is damaged: it holds no key" if pem else "is empty"
+        raise MeshdError("E_STATE_DIR", f"{path} {what}.", RESTORE) from error
     if not isinstance(private_key, Ed25519PrivateKey):
-        raise MeshdError("E_STATE_DIR", f"{path} holds a key of another kind.", "Restore the file from a backup.")
+        raise MeshdError("E_STATE_DIR", f"{path} holds a key of another kind.", RESTORE)
     return Identity.from_seed(private_key.private_bytes_raw())
 
 

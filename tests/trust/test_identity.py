@@ -169,7 +169,8 @@ def test_a_damaged_key_is_refused_and_kept(tmp_path: Path, content: bytes):
     path = tmp_path / KEY_FILE
     path.write_bytes(content)
     path.chmod(0o600)
-    _refusal(tmp_path)
+    message = _refusal(tmp_path).message
+    assert message == f"{path} is damaged: it holds no key." if content else f"{path} is empty."
     assert path.read_bytes() == content
 
 
