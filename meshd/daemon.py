@@ -99,7 +99,7 @@ async def run_daemon(options: Options) -> None:
     )
     daemon = _Daemon(options, clock, rng, identity, node, life.database, vitals)
     del life  # the snapshot is large, and of no more use
-    statistics.append(daemon.loop.dialer_statistics)
+    statistics.append(daemon.loop.dialers.statistics)
     await daemon.run()
 
 
@@ -265,7 +265,7 @@ class _Daemon:
     def _sights(self) -> Sights:
         return Sights(
             free_bytes=partial(free_bytes, self._options.state_dir),
-            closings=self.loop.breaker_closings,
+            closings=self.loop.dialers.breaker_closings,
             turns=lambda: self.loop.turns,
             is_waiting=lambda: self.loop.node.watch.is_waiting,
             outages=self._vitals.outages,

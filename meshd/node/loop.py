@@ -16,20 +16,18 @@ from meshd.discovery.interfaces import InterfaceKind
 from meshd.discovery.presence import places
 from meshd.discovery.static import static_sightings
 from meshd.errors import MeshdError
-from meshd.ids import NodeId, to_text
 from meshd.kinds import StaticPeer
 from meshd.links.accept import accept
 from meshd.links.choice import LocalNetwork
 from meshd.links.context import Credentials, LinkContext
-from meshd.links.dialer import keep_linked
 from meshd.links.events import LinkDown, LinkMeasured, LinkUp
 from meshd.links.events import Mailbox as Outgoing
 from meshd.links.liveness import PING_SECONDS, SAVING_PING_SECONDS
 from meshd.links.outgoing import Outgoing as Outlet
-from meshd.links.peer import PeerControl, PeerStatistics
 from meshd.links.session import announce, hold_link
 from meshd.logs import get_logger, is_debugged, levels_now, set_level
 from meshd.node.clients import Listening
+from meshd.node.dialers import Dialers
 from meshd.node.effects import (
     AdmitAnswer,
     Announce,
@@ -63,29 +61,18 @@ from meshd.node.insight.examinations import Examinations
 from meshd.node.insight.metrics import Family
 from meshd.node.insight.premises import HERE, Site
 from meshd.node.joining import Doorkeeper, fetch, join
+from meshd.node.logbook import Logbook
 from meshd.node.reachable import reachable_addresses
 from meshd.node.requests import Result
 from meshd.node.step import Node
-from meshd.store.ops import AddJournal
 from meshd.store.requests import Requests
 from meshd.transport.base import Connection, Transport
 from meshd.transport.websocket import WebsocketTransport
 from meshd.trust.handshake import HandshakeResult
 
 log = get_logger("meshd.node")
-mail = get_logger("meshd.delivery")
 
 LEAVE_SECONDS = 1.0
-_TAGS_KEPT = 1024
-_NODE_ID_BYTES = 16
-_REF_BYTES = (10, 20)
-"""Of what names bundles; other bytes are not for the log."""
-
-
-@attrs.define(eq=False)
-class _Dialer:
-    control: PeerControl
-    scope: trio.CancelScope
 
 
 @attrs.frozen(kw_only=True)
@@ -122,10 +109,7 @@ class Loop:
         self.node = node
         self._around = around
         self._outgoing: dict[int, Outgoing] = {}
-        self._tags: dict[int, str] = {}
-        """What links are called in logs."""
-        self._dialers: dict[NodeId, _Dialer] = {}
-        self._networks: tuple[LocalNetwork, ...] = ()
+        self._logbook = Logbook(node.membership)
         self._interfaces = NetworkChanged(())
         self._listening = Listening((), ())
         self._announced: MdnsAnnounce | None = None
@@ -139,6 +123,7 @@ class Loop:
             rng=around.rng,
             ping_interval=lambda: self._ping_seconds,
         )
+        self.dialers = Dialers(node.identity.node_id, around.transports, around.rng, self._context)
         self.doorkeeper = Doorkeeper(
             node.membership, node.admissions, around.inbox, around.clock, around.rng, itertools.count(1)
         )
@@ -165,15 +150,6 @@ class Loop:
             epoch=node.epoch,
             seen=node.membership.seen_epochs,
         )
-
-    def dialer_statistics(self, peer: NodeId) -> PeerStatistics | None:
-        """What the dialer of a peer knows."""
-        dialer = self._dialers.get(peer)
-        return None if dialer is None else dialer.control.statistics(trio.current_time())
-
-    def breaker_closings(self) -> dict[NodeId, int]:
-        """How often the breakers of peers closed after they had been open; those that never did are left out."""
-        return {peer: dialer.control.closings for peer, dialer in self._dialers.items() if dialer.control.closings}
 
     async def hold(self, connection: Connection, result: HandshakeResult, heard: Sequence[bytes]) -> None:
         """Run a link whose handshake ended well elsewhere; ``heard`` are its first frames. The caller closes it."""
@@ -229,32 +205,29 @@ class Loop:
     def _notice(self, event: object) -> None:
         match event:
             case LinkUp(outgoing=outgoing) if outgoing is not None:
-                self._name_link(event)
+                self._logbook.name_link(event)
                 self._outgoing[event.link] = outgoing
-                if event.peer in self._dialers:
-                    self._dialers[event.peer].control.link_up(event, trio.current_time())
+                self.dialers.link_up(event)
             case LinkDown():
                 self._outgoing.pop(event.link, None)
                 self._left.set()
-                if event.peer in self._dialers:
-                    self._dialers[event.peer].control.link_down(event, trio.current_time())
+                self.dialers.link_down(event)
             case LinkMeasured(rtt=rtt) if rtt is not None:
                 link = self.node.peers.link(event.link)
-                if link is not None and link.peer in self._dialers:
-                    self._dialers[link.peer].control.answered(trio.current_time())
+                if link is not None:
+                    self.dialers.answered(link.peer)
             case NetworkChanged():
                 self._network_changed(event)
             case ThriftChanged():
                 self._ping_seconds = PING_SECONDS if event.reason is None else SAVING_PING_SECONDS
             case Resumed():
                 log.info("resumed", slept_s=round(event.slept_s, 1))
-                for dialer in self._dialers.values():
-                    dialer.control.wake(trio.current_time())
+                self.dialers.wake()
                 self._tell_discovery(event)
 
     def _network_changed(self, event: NetworkChanged) -> None:
         self._interfaces = event
-        self._networks = tuple(
+        networks = tuple(
             LocalNetwork(
                 interface=interface.name,
                 network=address.network,
@@ -265,8 +238,7 @@ class Loop:
             for address in interface.addresses
             if interface.is_up
         )
-        for dialer in self._dialers.values():
-            dialer.control.networks_changed(self._networks, trio.current_time())
+        self.dialers.networks_changed(networks)
         self._tell_discovery(event)
         self._around.inbox.post_nowait(self._reachable())
 
@@ -291,33 +263,30 @@ class Loop:
                     effect.port.reply_nowait(effect.id, effect.reply)
                 case Commit():
                     if is_debugged("delivery"):
-                        self._tell_lives(effect)
+                        self._logbook.write_lives(effect)
                     requests.commit_nowait(effect.ticket, effect.ops, effect.urgent, chained=effect.chained)
                 case Load():
                     requests.read_nowait(effect.ticket, effect.read)
                 case Log():
-                    self._log(effect)
+                    self._logbook.write(effect)
                 case _:
                     self._carry_out_rare(effect, nursery)
 
     def _carry_out_rare(self, effect: Effect, nursery: trio.Nursery) -> None:
-        now = trio.current_time()
         match effect:
             case CloseLink():
                 if effect.link in self._outgoing:
                     self._outgoing[effect.link].close(effect.code, effect.reason)
             case DataAcked() | DataTimeout() | CloseBreaker() | WantLink():
-                if effect.peer in self._dialers:
-                    _tell_dialer(self._dialers[effect.peer].control, effect, now)
+                self.dialers.tell(effect)
             case ExpectLife(link=link):
                 if link in self._outgoing:
                     self._outgoing[link].expect()
             case SeekPeer():
-                self._seek(effect, nursery, now)
-            case LeavePeer(peer=peer):
-                dialer = self._dialers.pop(peer, None)
-                if dialer is not None:
-                    dialer.scope.cancel()
+                if self.dialers.seek(effect, self.node.peers, nursery):
+                    self._members_changed()
+            case LeavePeer():
+                self.dialers.leave(effect.peer)
             case ChangeLogLevel():
                 set_level(effect.component, effect.level)
                 log.info("log level changed", of=effect.component, to=effect.level or "as configured")
@@ -356,37 +325,8 @@ class Loop:
             case Fail():
                 raise MeshdError(effect.error, f"The store failed: {effect.reason}.", "Start the daemon again.")
 
-    def _seek(self, effect: SeekPeer, nursery: trio.Nursery, now: float) -> None:
-        if not self._around.transports:  # a relay dials nobody
-            return
-        dialer = self._dialers.get(effect.peer)
-        if dialer is None:
-            control = PeerControl(
-                me=self.node.identity.node_id,
-                peer=effect.peer,
-                transports=tuple(self._around.transports),
-                rng=self._around.rng,
-                now=now,
-            )
-            control.networks_changed(self._networks, now)
-            for link in self.node.peers.peer(effect.peer).links.values():  # it may have dialed us already
-                control.link_up(link.up, now)
-            dialer = self._dialers[effect.peer] = _Dialer(control, trio.CancelScope())
-            nursery.start_soon(self._dial, effect.peer, dialer)
-            self._members_changed()
-        by_source: dict[str, list[Any]] = {}
-        for address, source in effect.addresses:
-            if address.transport in self._around.transports:
-                by_source.setdefault(source, []).append(address)
-        for source, addresses in by_source.items():
-            dialer.control.candidates_seen(addresses, source, now)
-
-    async def _dial(self, peer: NodeId, dialer: _Dialer) -> None:
-        with dialer.scope:
-            await keep_linked(peer, control=dialer.control, transports=self._around.transports, context=self._context)
-
     def _members_changed(self) -> None:
-        members = frozenset(self._dialers)
+        members = self.dialers.sought
         self._tell_discovery(Members(members))
         transports = [name for name in ("quic", "websocket") if name in self._around.transports]
         for sighting in static_sightings(self._around.static, members, transports):
@@ -413,46 +353,6 @@ class Loop:
     def _tell_discovery(self, value: object) -> None:
         if self._around.discovery is not None:
             self._around.discovery.send_nowait(value)
-
-    def _tell_lives(self, commit: Commit) -> None:
-        """What happens to each message, as it goes to the journal; ``message`` is the same on every device."""
-        for op in commit.ops:
-            for entry in op.entries if isinstance(op, AddJournal) else ():
-                mail.debug(
-                    f"message {entry.event}", message=to_text(entry.ref), reason=entry.reason, detail=entry.detail
-                )
-
-    def _name_link(self, event: LinkUp) -> None:
-        """Its tag is in the logs of both ends. Kept beyond its end, for the lines about that."""
-        self._tags[event.link] = event.tag
-        if len(self._tags) > _TAGS_KEPT:
-            del self._tags[next(iter(self._tags))]
-
-    def _log(self, effect: Log) -> None:
-        fields = {name: self._readable(value) for name, value in effect.fields.items()}
-        link = fields.get("link")
-        if isinstance(link, int):
-            fields["link"] = self._tags.get(link) or link
-        getattr(log, effect.level)(effect.event, **fields)
-
-    def _readable(self, value: object) -> object:
-        if isinstance(value, bytes):
-            if len(value) == _NODE_ID_BYTES:
-                return self.node.membership.name_of(NodeId(value))
-            return to_text(value) if len(value) in _REF_BYTES else value
-        return value
-
-
-def _tell_dialer(control: PeerControl, effect: DataAcked | DataTimeout | CloseBreaker | WantLink, now: float) -> None:
-    match effect:
-        case DataAcked():
-            control.data_acked(now)
-        case DataTimeout():
-            control.data_timeout(now)
-        case CloseBreaker():
-            control.reset(now)
-        case WantLink():
-            control.want(effect.wanted, now, unhurried=effect.unhurried)
 
 
 async def _render(effect: RenderMetrics) -> None:
