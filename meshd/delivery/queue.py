@@ -171,7 +171,10 @@ class SpoolQueue:
         """Take the first ready row; it is in flight until it finishes or the queue rewinds."""
         waiting = self.ready.popleft()
         waiting.sent_at = now
+        overtaken = bool(self.in_flight) and next(reversed(self.in_flight)) > waiting.row
         self.in_flight[waiting.row] = waiting
+        if overtaken:  # it is sent again, and what left after it is not: the order of rows is kept
+            self.in_flight = dict(sorted(self.in_flight.items()))
         self.in_flight_bytes += waiting.size_bytes
         return waiting
 
@@ -237,13 +240,16 @@ class SpoolQueue:
             self.oldest_ms = self._first().accepted_ms
 
     def _first(self) -> Waiting:
-        return next(iter(self.in_flight.values())) if self.in_flight else self.ready[0]
+        flying = next(iter(self.in_flight.values()), None)
+        if flying is None or (self.ready and self.ready[0].row < flying.row):  # what is sent again waits longest
+            return self.ready[0]
+        return flying
 
     def floor(self) -> Number | None:
         """The lowest number that still waits, when it is in memory; everything below is finished."""
         if not self.in_flight and not self.ready:
             return None
-        return self._first().number  # rows are in the order of their numbers
+        return self._first().number  # both are in the order of rows, which is that of their numbers
 
     def rewind(self) -> None:
         """Forget the window: all that waits is read from disk again, in order."""
@@ -260,7 +266,10 @@ class SpoolQueue:
         """These rows were sent on a path that is gone, and no hop has taken them over: they are ready again."""
         again = [self.in_flight.pop(row) for row in rows if row in self.in_flight]
         self.in_flight_bytes -= sum(waiting.size_bytes for waiting in again)
-        self.ready.extendleft(reversed(again))
+        if self.ready and again and again[-1].row > self.ready[0].row:  # another path was lost before
+            self.ready = deque(sorted((*again, *self.ready), key=lambda waiting: waiting.row))
+        else:
+            self.ready.extendleft(reversed(again))
 
     def wait_anew(self, now: float) -> None:
         """What is in flight is on a new way: its receipts are waited for from now on."""

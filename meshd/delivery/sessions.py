@@ -18,6 +18,9 @@ SESSION_BUNDLES = 100_000
 _FRAME_COST_BYTES = 1024
 """What a held bundle takes beside its body."""
 
+MAX_SESSIONS = 1024
+"""Of one source, kept here; it is asked to offer again what is needed of older ones."""
+
 HELD_BYTES = 4 * 1024 * 1024
 """Bundles kept unopened, in all, until their session's offer comes."""
 
@@ -96,9 +99,11 @@ class OutgoingSessions:
             outgoing.confirmed = True
 
     def rewrap(self, session_id: bytes, card: Card) -> bytes | None:
-        """A new offer of the same root for the destination's newer prekey."""
+        """A new offer of the same root for the destination's newer prekey; None unless the session is with it."""
         outgoing = self._by_id.get(session_id)
-        return None if outgoing is None else outgoing.session.rewrap(card)
+        if outgoing is None or outgoing.destination != card.node:  # whoever sees a bundle can name its session
+            return None
+        return outgoing.session.rewrap(card)
 
     def forget_before(self, made_ms: int) -> list[tuple[NodeId, bytes]]:
         """Drop the sessions made before then; return (destination, id) of each."""
@@ -144,6 +149,7 @@ class IncomingSessions:
     def __init__(self) -> None:
         self._sessions: dict[tuple[NodeId, bytes], DestinationSession] = {}
         self._made_ms: dict[tuple[NodeId, bytes], int] = {}
+        self._by_source: dict[NodeId, dict[bytes, None]] = {}
         self._stored: set[tuple[NodeId, bytes]] = set()
         self._held: OrderedDict[tuple[NodeId, bytes], list[HeldBundle]] = OrderedDict()
         self._held_bytes = 0
@@ -151,12 +157,26 @@ class IncomingSessions:
         """When the first of what is held unopened may have waited long enough, mesh-local seconds."""
         self._asked: dict[tuple[NodeId, bytes], float] = {}
 
-    def add(self, source: NodeId, session: DestinationSession, made_ms: int, *, stored: bool) -> None:
-        """A session is known; ``stored`` when its root is on disk already."""
+    def add(self, source: NodeId, session: DestinationSession, made_ms: int, *, stored: bool) -> bytes | None:
+        """A session is known; ``stored`` when its root is on disk already.
+
+        Returns the id of the source's oldest one when that had to go for it.
+        """
         self._sessions[source, session.id] = session
         self._made_ms[source, session.id] = made_ms
         if stored:
             self._stored.add((source, session.id))
+        ids = self._by_source.setdefault(source, {})
+        ids[session.id] = None
+        if len(ids) <= MAX_SESSIONS:
+            return None
+        oldest = next(iter(ids))
+        self._forget((source, oldest))
+        return oldest
+
+    def _forget(self, key: tuple[NodeId, bytes]) -> None:
+        del self._sessions[key], self._made_ms[key], self._by_source[key[0]][key[1]]
+        self._stored.discard(key)
 
     def find(self, source: NodeId, session_id: bytes) -> DestinationSession | None:
         """The session that opens ``source``'s bundles of this id."""
@@ -213,8 +233,7 @@ class IncomingSessions:
         """Drop the sessions made before then; return (source, id) of each."""
         outdated = [key for key, made in self._made_ms.items() if made < made_ms]
         for key in outdated:
-            del self._sessions[key], self._made_ms[key]
-            self._stored.discard(key)
+            self._forget(key)
         return outdated
 
 

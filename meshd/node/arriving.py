@@ -141,11 +141,16 @@ class Arriving:
             refusal = "malformed"
         turn.stored[arrival.link.number].append(arrival.id)
         if refusal is not None:
-            self._dirty.add((arrival.source, flow.priority))
-            flow.refuse(head.number, refusal)
-            self.releasing.release(turn, flow, turn.now_ms)
+            self._refuse(turn, head.flow, head.number, refusal)
             return
         self._accept(turn, head, content, arrival.frame.age_ms)
+
+    def _refuse(self, turn: Turn, flow: Flow, number: Number, code: str) -> None:
+        """Count a bundle as arrived and turned down; what waited for it waits no longer."""
+        arrivals = self._flow(flow.source, flow.priority)
+        self._dirty.add((flow.source, flow.priority))
+        arrivals.refuse(number, code)
+        self.releasing.release(turn, arrivals, turn.now_ms)
 
     def _accept(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
         source, priority = head.flow.source, head.flow.priority
@@ -159,10 +164,14 @@ class Arriving:
         if self._flow(self._me, priority).judge(waiting.number) is not Verdict.NEW:
             self._dirty.add((self._me, priority))
             return
+        content = unpack_content(waiting.body)
+        if not self._flow(self._me, priority).has_room_for_service(content.service):
+            self._refuse(turn, flow, waiting.number, "too-many-services")
+            return
         lifetime_ms = waiting.expires_ms - waiting.accepted_ms
         head = Head(flow, waiting.number, b"", 0, lifetime_ms, len(waiting.body))
         age_ms = max(0, turn.now_ms - waiting.accepted_ms)
-        self._accept(turn, head, unpack_content(waiting.body), age_ms)
+        self._accept(turn, head, content, age_ms)
 
     def _take_ephemeral(self, turn: Turn, arrival: Arrival) -> None:
         """Hand an ephemeral bundle to whoever reads now. Its hop ack only opens the window."""

@@ -106,6 +106,10 @@ class Mailboxes:
         mailbox = self.mailbox(service, turn.now)
         self._apply(turn, mailbox, mailbox.release_stored(entry, turn.now))
 
+    def is_read(self, service: str) -> bool:
+        """Whether somebody reads the service now."""
+        return any(reader.request.service == service for reader in self._readers.values())
+
     def pass_through(self, turn: Turn, service: str, batch: Batch) -> None:
         """An ephemeral bundle: for whoever reads now."""
         mailbox = self.mailbox(service, turn.now)

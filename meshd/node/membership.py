@@ -20,7 +20,7 @@ from meshd.trust.identity import Identity, certificate_key
 from meshd.trust.recovery import new_recovery, recovery_words
 from meshd.trust.roster import Member, Roster, found
 from meshd.wire.codec import decode, encode
-from meshd.wire.frames import Cards, CardVersions, Frame, RosterHeads, Statements, plain_epoch
+from meshd.wire.frames import MAX_HEADS, Cards, CardVersions, Frame, RosterHeads, Statements, plain_epoch
 
 _BYTES_PER_FRAME = 48 * 1024
 _ONLY = b""
@@ -242,10 +242,9 @@ class Membership:
     def greet(self, turn: Turn, link: Link) -> None:
         """A link came up: tell the peer how far we know the mesh."""
         roster = self.require_roster()
-        turn.send(link.number, RosterHeads(roster.heads()))
-        turn.send(
-            link.number, CardVersions(tuple((node, known.card.version) for node, known in self._cards.items())[:1024])
-        )
+        turn.send(link.number, RosterHeads(roster.heads()[:MAX_HEADS]))  # of the others, all is sent again
+        versions = tuple((node, known.card.version) for node, known in self._cards.items())
+        turn.send(link.number, CardVersions(versions[:MAX_HEADS]))
 
     def received(self, turn: Turn, link: Link, frame: Frame, peers: Peers) -> bool:
         """Take a frame of the exchange. Returns whether it was one. Raises RemoteProtocolError."""

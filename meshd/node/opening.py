@@ -43,8 +43,8 @@ class Opening:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up the sessions of the last life that bundles were opened with."""
-        for key, value in snapshot.facts.get("session", {}).items():
-            made_ms, root = codec.decode(value)
+        sessions = [(*codec.decode(value), key) for key, value in snapshot.facts.get("session", {}).items()]
+        for made_ms, root, key in sorted(sessions):
             source, session = NodeId(key[:16]), key[16:]
             self._sessions.add(source, DestinationSession(session, root), made_ms, stored=True)
 
@@ -97,7 +97,10 @@ class Opening:
             self._ask_for_offer(turn, link, source, unknown.session)
             return []
         if self._sessions.find(source, accepted.id) is None:
-            self._sessions.add(source, DestinationSession(accepted.id, accepted.root), turn.now_ms, stored=False)
+            session = DestinationSession(accepted.id, accepted.root)
+            crowded_out = self._sessions.add(source, session, turn.now_ms, stored=False)
+            if crowded_out is not None:
+                turn.lazy_ops.append(DeleteFact("session", source + crowded_out))
         return self._sessions.take_held(source, accepted.id)
 
     @property

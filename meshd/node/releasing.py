@@ -59,6 +59,8 @@ class Releasing:
     def pass_through(self, turn: Turn, head: Head, content: Content, age_ms: int) -> None:
         """Hand an ephemeral bundle to whoever reads now."""
         turn.tally.ephemeral_arrived += content.count
+        if not self._mailboxes.is_read(content.service):  # nobody is to get it, and no mailbox is made for it
+            return
         offset = self._mailboxes.next_offset(content.service, head.flow.priority, turn.now)
         row = attrs.evolve(self._row(turn, head, content, age_ms), first_offset=offset)
         self._mailboxes.pass_through(turn, content.service, Batch(entry_of(row), content.messages))

@@ -96,7 +96,7 @@ class HostedMesh:
         )
 
     async def run(self, listening: Listening, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until :meth:`stop`, or until the store fails: that ends this mesh's links, and no other's."""
+        """Serve until :meth:`stop`, or until store or node fail: that ends the links of this mesh, and no others."""
         name = mesh_name(self.roster.mesh_id)
         try:
             async with trio.open_nursery() as nursery:
@@ -113,6 +113,9 @@ class HostedMesh:
         except* MeshdError as group:
             for error in group.exceptions:
                 log.error("mesh no longer served", mesh=name, reason=str(error))
+        except* Exception:
+            # A defect of ours, met by one mesh, must not take the others down: its next device starts it again.
+            log.exception("mesh failed", mesh=name)
         finally:
             for scope in self._scopes:
                 scope.cancel()

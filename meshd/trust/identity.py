@@ -149,7 +149,7 @@ def _outer(body: bytes) -> bytes:
     return b"\x30\x82" + content_size.to_bytes(2, "big") + body + _SIGNATURE_HEAD
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=32 * 1024)  # more than a roster takes in: it is read as a whole, again and again
 def certificate_key(der: bytes) -> bytes:
     """The raw public key of a device's certificate.
 

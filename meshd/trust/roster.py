@@ -48,6 +48,9 @@ __all__ = [
 MAX_STATEMENTS = 16 * 1024
 """No more are taken in; years of a large mesh are a tenth of it."""
 
+RESERVED_STATEMENTS = 256
+"""So many more for each level above the lowest: an admin that fills the roster can still be removed from above."""
+
 MAX_PENDING = 256
 """Statements kept whose issuer isn't known as an admin (yet); the newest stay."""
 
@@ -78,6 +81,11 @@ def _check_device_name(name: str) -> None:
             f"Not a device name: {name[:80]!r}.",
             "Use letters, digits, dot, underscore and hyphen, up to 63.",
         )
+
+
+def _room(issuer: Admin) -> int:
+    """How many statements there may be when one of this issuer is taken in."""
+    return MAX_STATEMENTS + RESERVED_STATEMENTS * (MAX_LEVEL - issuer.level)
 
 
 @attrs.frozen
@@ -242,14 +250,17 @@ class Roster:
         settled, waiting = dict(self._settled), {**self._pending, **given}
         standing, new = self._standing, list[bytes]()
         while ready := [s for s in waiting.values() if s.issuer in standing.admins]:
+            known = len(settled)
             for statement in ready:
                 del waiting[statement.id]
                 if not is_authentic(statement, self.mesh_id, standing.admins[statement.issuer].public_key):
                     if statement.id in given:
                         raise RemoteProtocolError("P_AUTH", "a statement that its issuer did not sign")
-                elif len(settled) < MAX_STATEMENTS:
+                elif len(settled) < _room(standing.admins[statement.issuer]):
                     settled[statement.id] = statement
                     new.append(statement.data)
+            if len(settled) == known:
+                break
             standing = evaluate(self._genesis, settled)
         pending = dict(list(waiting.items())[-MAX_PENDING:])
         return Roster(self._genesis, settled, pending, standing), tuple(new)
@@ -387,6 +398,12 @@ class Roster:
         return min(those, key=lambda s: (-s.number, s.id), default=None)
 
     def _issue(self, identity: Identity, act: Act) -> bytes:
+        if len(self._settled) >= _room(self._standing.admins[identity.node_id]):
+            raise MeshdError(
+                "E_FULL",
+                f"The roster has {len(self._settled)} statements, and takes no more from this device.",
+                "Use a device that is nearer to the founder, or the recovery words.",
+            )
         last = self._last(identity.node_id)
         number, previous = (last.number + 1, last.id) if last else (1, bytes(self.mesh_id))
         return sign_statement(identity, self.mesh_id, number, previous, act)

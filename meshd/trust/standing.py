@@ -80,7 +80,10 @@ class _Reading:
             return self.by_issuer.get(issuer, ())
         # Following the hashes down from the cut leaves out forks, and whatever can't be shown to lie before it.
         kept = []
-        statement = self.statements.get(min(cuts)[1])
+        number, id = min(cuts)
+        statement = self.statements.get(id)
+        if statement is not None and statement.number != number:  # else a later one could pass for the earliest
+            return []
         while statement is not None and statement.issuer == issuer:
             kept.append(statement)
             statement = self.statements.get(statement.previous)

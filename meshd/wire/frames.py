@@ -33,6 +33,9 @@ MAX_BUNDLE_BYTES = 1024 * 1024 + 4096
 MAX_HEAD_BYTES = 256
 MAX_HOPS = 16
 
+MAX_HEADS = 1024
+"""Issuers in RosterHeads, and devices in CardVersions."""
+
 _MAX_MS = 2**53
 node_id = blob(NODE_ID_SIZE)
 bundle_id = blob(BUNDLE_ID_SIZE)
@@ -286,7 +289,7 @@ Frame: TypeAlias = (
     | RouteRequest
 )
 
-_heads = array(record(lambda node, count: (node, count), node_id, uint()), 1024)
+_heads = array(record(lambda node, count: (node, count), node_id, uint()), MAX_HEADS)
 
 _SHAPES: dict[int, codec.Shape] = {
     1: record(Hello, array(uint(65535), 16), blob(32)),

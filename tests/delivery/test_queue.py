@@ -4,7 +4,7 @@ from collections import deque
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from meshd.delivery.queue import RETRY_MAX_S, RETRY_MIN_S, WINDOW_ROWS, SpoolQueue, Waiting
 from meshd.delivery.receipts import FIRST_CREDIT_BYTES, EpochReceipt, Receipt
@@ -52,6 +52,14 @@ class Queues(RuleBasedStateMachine):
         self.sent_since_rewind: list[int] = []
         self.read: deque[tuple[int, list[int], bool]] = deque()
         self.now = 0.0
+
+    @initialize(kept=st.integers(0, 5), sent=st.integers(0, 5))
+    def begin(self, kept: int, sent: int) -> None:
+        """Left to the rules alone, hardly anything would ever be in flight."""
+        for _ in range(kept):
+            self.put(keep=True, size=100)
+        for _ in range(min(kept, sent)):
+            self.send(lost=True)
 
     @rule(keep=st.booleans(), size=st.integers(1, 300))
     def put(self, keep: bool, size: int) -> None:
@@ -104,6 +112,14 @@ class Queues(RuleBasedStateMachine):
         self.queue.retry()
         self.sent_since_rewind.clear()
 
+    @precondition(lambda self: bool(self.queue.in_flight))
+    @rule(data=st.data())
+    def move_to_another_link(self, data: st.DataObject) -> None:
+        """What its hop has not taken over is sent again; what it has waits on for the receipt."""
+        rows = data.draw(st.sets(st.sampled_from(list(self.queue.in_flight)), min_size=1))
+        self.queue.unsend(sorted(rows))
+        self.sent_since_rewind = [row for row in self.sent_since_rewind if row < min(rows)]
+
     @precondition(lambda self: bool(self.disk) and not self.read)
     @rule(data=st.data())
     def expire(self, data: st.DataObject) -> None:
@@ -128,6 +144,8 @@ class Queues(RuleBasedStateMachine):
         flight = [item.size_bytes for item in queue.in_flight.values()]
         assert queue.in_flight_bytes == sum(flight)
         assert queue._window_bytes == sum(flight) + sum(item.size_bytes for item in queue.ready)
+        assert list(queue.in_flight) == sorted(queue.in_flight)
+        assert [item.row for item in queue.ready] == sorted(item.row for item in queue.ready)
 
     @invariant()
     def the_floor_never_passes_what_waits(self) -> None:
@@ -200,3 +218,24 @@ def test_rows_that_came_while_a_read_ran_are_read_next() -> None:
     queue.loaded(generation, [waiting(1)], up_to=1, complete=True)
     assert queue.on_disk
     assert queue.loaded_to == 1
+
+
+def test_what_is_sent_again_is_still_the_first_that_waits() -> None:
+    queue = SpoolQueue(NodeId(bytes(16)), Priority.NORMAL)
+    for row in range(1, 6):
+        queue.put(waiting(row), keep=True)
+    for _ in range(4):
+        queue.send_next(0.0)
+    floors = []
+    queue.unsend([1])  # what came after it was taken over by the next hop
+    floors.append(queue.floor())
+    queue.unsend([2, 3])  # of another link
+    floors.append(queue.floor())
+    sent = [queue.send_next(1.0).row for _ in range(2)]
+    floors.append(queue.floor())
+    sent += [queue.send_next(1.0).row for _ in range(2)]
+    floors.append(queue.floor())
+    assert sent == [1, 2, 3, 5]
+    assert floors == [Number(EPOCH, 1)] * 4
+    assert [item.row for item in queue.arrived(receipt(1, {1, 2, 5}), 2.0)] == [1, 2, 5]
+    assert queue.floor() == Number(EPOCH, 3)

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from meshd.errors import LocalProtocolError, MeshdError, RemoteProtocolError
 from meshd.ids import NodeId, to_text
 from meshd.trust.identity import Identity
-from meshd.trust.roster import MAX_CHAIN_BYTES, MAX_PENDING, Roster, discovery_tag, found
+from meshd.trust.roster import (
+    MAX_CHAIN_BYTES,
+    MAX_PENDING,
+    MAX_STATEMENTS,
+    RESERVED_STATEMENTS,
+    Roster,
+    discovery_tag,
+    found,
+)
 from meshd.trust.standing import MAX_LEVEL
 from meshd.trust.statement import Add, Grant, Remove, decode_statement, open_genesis, sign_genesis, sign_statement
 from meshd.wire import codec
@@ -486,3 +494,51 @@ def test_a_large_mesh_is_evaluated_once():
     assert len(roster.members) == 301
     assert roster.members is roster.members
     assert len(roster.statements_beyond(founded().heads())) == 300
+
+
+# one admin's worst
+
+
+def rogue() -> tuple[Roster, list[bytes]]:
+    """Device 1 is an admin by device 0, and has signed more than a roster takes in."""
+    roster = granted(mesh_of(1), 0, 1)
+    previous, flood = bytes(roster.mesh_id), list[bytes]()
+    for number in range(1, MAX_STATEMENTS + RESERVED_STATEMENTS * MAX_LEVEL + 10):
+        payload = codec.encode([1, device(1).node_id, number, previous, 9, None])
+        flood.append(payload + device(1).sign("meshd/statement/v1", roster.mesh_id, payload))
+        previous = hashlib.sha256(flood[-1]).digest()
+    return roster, flood
+
+
+@pytest.mark.system
+def test_an_admin_that_fills_the_roster_can_be_removed_from_above():
+    roster, flood = rogue()
+    honest = roster
+    roster, new = roster.merge(flood)
+    assert MAX_STATEMENTS < len(new) < len(flood)
+    assert code_of(roster.add, device(1), device(2).certificate, "d2", "member") == "E_FULL"
+    assert roster.merge(flood[-3:])[1] == ()
+    out = honest.remove(device(0), device(1).node_id)
+    assert current(roster.merge([out])[0]) == {"d0"}
+    assert current(roster.merge([roster.remove(recovery(), device(0).node_id)])[0]) == {"d1"}
+
+
+def test_a_cut_that_gives_a_late_statement_an_early_number_honours_none():
+    """Device 1 is above 2, and covers for what 2 did after the founder had cut it."""
+    roster = granted(granted(mesh_of(1, 2), 0, 1), 1, 2)
+    roster = added(added(roster, 2, 3), 2, 4)
+    statements = [decode_statement(data) for data in roster.all_statements()]
+    (last,) = [s for s in statements if (s.issuer, s.number) == (device(2).node_id, 2)]
+    own = [s for s in statements if s.issuer == device(1).node_id]
+    cover = sign_statement(device(1), roster.mesh_id, len(own) + 1, own[-1].id, Remove(device(2).node_id, (1, last.id)))
+    cut = roster.remove(recovery(), device(2).node_id, honoured=1)
+    assert "d4" not in current(roster.merge([cut])[0])
+    assert "d4" not in current(roster.merge([cut, cover])[0])
+
+
+def test_an_admin_can_make_an_admin_of_whom_another_beside_it_removed():
+    """The price of letting nobody remove an admin but from above; whoever is above both has the last word."""
+    roster = added(added(mesh_of(1), 0, 2, "admin"), 0, 3, "admin")
+    back = removed(roster, device(3), 1).merge([roster.grant(device(2), device(1).node_id)])[0]
+    assert "d1" in current(back)
+    assert "d1" not in current(removed(back, device(0), 1))
