@@ -93,6 +93,7 @@ CATALOGUE: dict[str, Explanation] = {
         "A device gave a link up: it has more than links.max_links.", "Nothing: mail goes over the others."
     ),
     "E_STOPPING": Explanation("The daemon is stopping.", "Repeat the request when it runs again."),
+    "E_OUTPUT": Explanation("meshctl can't write its output.", "Make room, or write elsewhere."),
     "E_INTERNAL": Explanation("A defect in meshd.", "Please report it with the daemon's log."),
     # messages
     "E_EXPIRED": Explanation("The message's lifetime ended before it arrived.", "Send again, with a longer lifetime."),

@@ -118,6 +118,12 @@ def run(arguments: Sequence[str]) -> int:
         return _report(_usage_error(error), as_json=session.as_json or "--json" in arguments)
     except MeshdError as error:
         return _report(error, as_json=session.as_json)
+    except UnicodeEncodeError as error:  # of what was typed: standard output shows what it can't write as escapes
+        message = f"What was typed is not UTF-8: {ascii(error.object)[:80]}"
+        return _report(
+            MeshdError("E_USAGE", message, "Send such bytes from a file: meshctl send DEST --file FILE"),
+            as_json=session.as_json,
+        )
     except Exception as error:  # the boundary to the user: a defect is one line, with the details on request
         if os.environ.get("MESHD_DEBUG"):
             traceback.print_exc()
@@ -128,6 +134,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report(error: MeshdError, *, as_json: bool) -> int:
     failure(error.code, error.message, error.hint, as_json=as_json)
+    return exit_code(error)
+
+
+def exit_code(error: MeshdError) -> int:
+    """What meshctl ends with for an error."""
     return EXIT_CODES.get(error.code, EXIT_REFUSED)
 
 

@@ -8,6 +8,7 @@ import click
 from meshd.cli import screen
 from meshd.cli.answers import Fields, rows_of
 from meshd.cli.session import Command, Session, pass_session
+from meshd.errors import CATALOGUE, MeshdError
 
 DEFAULT_FILE = "/etc/meshd/meshd.toml"
 """Where the packages put it; the daemon reads the one it is started with."""
@@ -50,7 +51,12 @@ def check(session: Session, file: str) -> None:
     FILE is /etc/meshd/meshd.toml unless given. Variables MESHD_SECTION_KEY of this shell count too.
     When something is wrong the exit code is 2, and the error names the file, the line and the key.
     """
-    rows = [row for row in rows_of(_read(file)) if row.text("source") != "default"]
+    try:
+        rows = [row for row in rows_of(_read(file)) if row.text("source") != "default"]
+    except MeshdError as error:
+        if error.hint != CATALOGUE["E_CONFIG"].advice:
+            raise
+        raise MeshdError("E_CONFIG", error.message, "See docs/configuration.md, or: man meshd.toml") from error
     if session.as_json:
         screen.document({"file": file, "settings": len(rows)})
         return

@@ -4,6 +4,7 @@ import click
 
 from meshd.cli import screen
 from meshd.cli.answers import Fields, rows_of
+from meshd.cli.app import exit_code
 from meshd.cli.session import Command, Session, pass_session
 from meshd.cli.units import count
 from meshd.errors import MeshdError
@@ -27,9 +28,11 @@ def doctor(session: Session) -> None:
     except MeshdError as error:
         if error.code not in ("E_NO_DAEMON", "E_PERMISSION"):
             raise
-        verdict = {"check": "daemon", "verdict": "fail", "detail": error.message, "fix": error.hint}
-        _show(session, [Fields(verdict)])
-        raise
+        detail = error.message if session.as_json else f"{error.message} [{error.code}]"
+        _show(session, [Fields({"check": "daemon", "verdict": "fail", "detail": detail, "fix": error.hint})])
+        if session.as_json:
+            raise
+        click.get_current_context().exit(exit_code(error))  # people have read it already
     daemon = {"check": "daemon", "verdict": "ok", "detail": "meshd runs and answers", "fix": ""}
     _show(session, [Fields(daemon), *rows])
 
@@ -43,9 +46,10 @@ def _show(session: Session, rows: list[Fields]) -> None:
         verdict = row.text("verdict")
         label = screen.paint(verdict.ljust(4), _COLOURS.get(verdict), bold=verdict != "ok")
         name = screen.printable(row.text("check")).ljust(width)
-        screen.line(f"{label}  {name}  {screen.printable(row.text('detail'))}")
+        screen.line(f"{label}  {name}  {screen.wrapped(screen.printable(row.text('detail')), width + 8)}")
         if row.text_or("fix"):
-            screen.line(f"{' ' * (width + 8)}{screen.paint('fix:', bold=True)} {screen.printable(row.text('fix'))}")
+            fix = screen.wrapped(screen.printable(row.text("fix")), width + 13)
+            screen.line(f"{' ' * (width + 8)}{screen.paint('fix:', bold=True)} {fix}")
     bad = {kind: sum(row.text("verdict") == kind for row in rows) for kind in ("fail", "warn")}
     screen.line()
     if not any(bad.values()):

@@ -14,7 +14,7 @@ from meshd.errors import MeshdError
 _BATCH = 500
 """Events that the daemon may send before the first of them is printed."""
 
-_EVENT_WIDTH = 13
+_EVENT_WIDTH = 14
 _NAME_WIDTH = 16
 _EVENT_COLOURS = {
     "peer-up": "green",
@@ -227,10 +227,13 @@ def _show_event(session: Session, row: Fields) -> None:
     if session.as_json:
         screen.document(row.values)
         return
-    event, name = screen.printable(row.text("event")), screen.printable(row.text_or("name", "-"))
+    event, alert = screen.printable(row.text("event")), screen.printable(row.text_or("alert"))
+    name = screen.printable(row.text_or("name", "this device" if alert else "-"))
     label = screen.paint(event.ljust(_EVENT_WIDTH), _EVENT_COLOURS.get(event))
     at = screen.paint(screen.printable(row.text("at")), dim=True)
     detail = screen.printable(row.text_or("detail")).replace("\n", " ")
+    if alert:
+        detail = f"{alert} is over: {detail}" if event == "alert-resolved" else f"{alert}: {detail}"
     screen.line(f"{at}  {label}  {screen.paint(name.ljust(_NAME_WIDTH), bold=True)}  {detail}".rstrip())
 
 

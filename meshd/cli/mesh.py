@@ -8,7 +8,7 @@ import click
 from meshd.cli import screen
 from meshd.cli.answers import Fields, fields_of, rows_of
 from meshd.cli.session import Command, Session, Span, pass_session
-from meshd.cli.units import age
+from meshd.cli.units import span
 
 JOIN_TIMEOUT_S = 40.0
 """Longer than the daemon tries each of the inviting device's addresses."""
@@ -49,7 +49,9 @@ def _recovery_words(fields: Fields) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--expires", type=Span(), default="10m", show_default=True, help="How long the code can be used.")
+@click.option(
+    "--expires", type=Span("1s", "7d"), default="10m", show_default=True, help="How long the code can be used."
+)
 @click.option(
     "--role",
     type=click.Choice(["member", "admin", "relay"]),
@@ -63,7 +65,7 @@ def invite(session: Session, expires: int, role: str) -> None:
 
     On a terminal the code is also shown as a QR code.
     """
-    answer = session.ask("invite", {"expires_s": max(1, expires // 1000), "role": role})
+    answer = session.ask("invite", {"expires_s": expires // 1000, "role": role})
     if session.as_json:
         screen.document(answer)
         return
@@ -73,7 +75,7 @@ def invite(session: Session, expires: int, role: str) -> None:
         _show_qr(code)
     screen.line("On the other device, type:")
     screen.line(f"\n    {screen.paint(f'meshctl join {screen.printable(code)}', bold=True)}\n")
-    screen.line(f"The code works once, for {age(fields.number('expires_in_s'))}. Keep this device on until then.")
+    screen.line(f"The code works once, for {span(fields.number('expires_in_s'))}. Keep this device on until then.")
 
 
 def _show_qr(code: str) -> None:
@@ -107,6 +109,8 @@ def join(session: Session, code: str, name: str | None) -> None:
     fields = fields_of(answer)
     mesh, device = fields.inner("mesh"), fields.inner("device")
     screen.line(f"This device is now {device.text('name')} in the mesh {mesh.text('name')}.")
+    if name is not None and name != device.text("name"):
+        screen.line(f"Another device there is called {screen.printable(name)}.")
     screen.hint("See who is there: meshctl peers")
 
 

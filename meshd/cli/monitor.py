@@ -29,6 +29,7 @@ def alerts(session: Session, only_active: bool) -> None:
         ("ALERT", "SEVERITY", "STATE", "ABOUT", "SINCE", "UNTIL", "DETAIL"),
         [_alert_cells(row) for row in rows],
         [_SEVERITY_COLOURS.get(row.text("severity")) if row.text("state") == "active" else None for row in rows],
+        spare=("UNTIL", "SEVERITY", "ABOUT"),
     )
 
 

@@ -20,6 +20,17 @@ _ANSWER_MARGIN_S = 2.0
 """The daemon ends the measurement itself; only a dead daemon makes meshctl wait this much longer."""
 
 
+_DETAILS = {
+    "sent": "to {}",
+    "forwarded": "to {}",
+    "copied": "a copy to {}",
+    "custody": "from {}",
+    "carried": "a copy from {}, to carry",
+    "arrived": "for the service {}",
+}
+"""What the detail of an event is. Those that are not listed speak for themselves."""
+
+
 @click.command(cls=Command)
 @click.argument("dest")
 @click.option("--count", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many round trips.")
@@ -32,7 +43,12 @@ def ping(session: Session, dest: str, count: int) -> None:
     timeout = min(session.timeout or PING_TIMEOUT_S, MAX_PING_TIMEOUT_S)
     with session.client() as client, waiting("ping"):
         request = {"destination": dest, "count": count, "timeout_s": timeout}
-        answer: object = client.call("ping", request, timeout=timeout + _ANSWER_MARGIN_S)
+        try:
+            answer: object = client.call("ping", request, timeout=timeout + _ANSWER_MARGIN_S)
+        except MeshdError as error:
+            if error.code != "E_UNREACHABLE":
+                raise
+            raise MeshdError(error.code, f"There is no path to {dest} now.", f"See why: meshctl why {dest}") from error
     fields = fields_of(answer)
     sent, received = fields.integer("sent"), fields.integer("received")
     if session.as_json:
@@ -40,7 +56,7 @@ def ping(session: Session, dest: str, count: int) -> None:
     else:
         _show_ping(dest, fields, sent, received)
     if received == 0:
-        raise MeshdError("E_TIMEOUT", f"{dest} did not answer within {timeout:g} s.", "See: meshctl peers")
+        raise MeshdError("E_TIMEOUT", f"{dest} did not answer within {timeout:g} s.", f"See why: meshctl why {dest}")
 
 
 def _show_ping(dest: str, fields: Fields, sent: int, received: int) -> None:
@@ -108,5 +124,7 @@ def _moment(row: Fields) -> str:
 
 def _why(row: Fields) -> str:
     reason, detail = row.text_or("reason"), row.text_or("detail")
+    if detail and reason in ("", "carrier") and row.text("event") in _DETAILS:
+        return _DETAILS[row.text("event")].format(detail)
     words = reason_in_words(reason) if reason else ""
     return f"{words} ({detail})" if words and detail else words or detail

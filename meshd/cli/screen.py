@@ -7,7 +7,9 @@ write escape sequences to somebody's terminal.
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 import click
@@ -16,6 +18,10 @@ from meshd.errors import MeshdError
 
 # Control characters but newline and tab, lone surrogates, and what reverses the direction of text.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+_LEAST_ROOM = 20
+"""Columns; in less, wrapped text is worse to read than what the terminal makes of it."""
 
 
 def printable(text: str) -> str:
@@ -57,9 +63,7 @@ def _write(text: str, *, colour: bool) -> None:
     except OSError as error:
         drop_output()
         reason = error.strerror or str(error)
-        raise MeshdError(
-            "E_INTERNAL", f"Can't write the output: {reason}.", "Make room, or write elsewhere."
-        ) from error
+        raise MeshdError("E_OUTPUT", f"Can't write the output: {reason}.") from error
 
 
 def drop_output() -> None:
@@ -85,25 +89,49 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str | None] = ()) -> None:
-    """Print aligned columns; a column without any content is left out.
+def wrapped(text: str, indent: int) -> str:
+    """``text`` in lines that fit beside ``indent`` columns of a terminal, all but the first indented; else as it is."""
+    room = _columns() - indent
+    if len(text) <= room or room < _LEAST_ROOM:
+        return text
+    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns if on_terminal() else sys.maxsize
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    colours: Sequence[str | None] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Print aligned columns; a column without any content is left out. The last is wrapped on a narrow terminal.
 
     Args:
         headings: one per column.
         rows: cells; their control characters are made visible and newlines become spaces.
         colours: per row, the colour of its second cell (its state).
+        spare: headings of what a terminal that is too narrow goes without, the first first.
     """
     cells = [[printable(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
     shown = [at for at in range(len(headings)) if any(row[at] not in ("", "-") for row in cells)]
     widths = {at: max(len(headings[at]), *(len(row[at]) for row in cells)) for at in shown}
+    for at in (headings.index(name) for name in spare):
+        if at in shown and sum(widths[other] + 2 for other in shown) - 2 > _columns():
+            shown.remove(at)
+    indent = sum(widths[at] + 2 for at in shown[:-1])
     if cells:
         line(paint("  ".join(headings[at].ljust(widths[at]) for at in shown).rstrip(), dim=True))
     for number, row in enumerate(cells):
         colour = colours[number] if number < len(colours) else None
-        padded = [
-            paint(row[at], colour if at == 1 else None, bold=at == 0) + " " * (widths[at] - len(row[at]))
-            for at in shown
-        ]
+        padded = []
+        for at in shown:
+            words = row[at] if at != shown[-1] else wrapped(row[at], indent)
+            painted = paint(words, colour if at == 1 else None, bold=at == 0)
+            padded.append(painted + " " * (widths[at] - len(row[at])))
         line("  ".join(padded).rstrip())
 
 
@@ -111,7 +139,7 @@ def facts(pairs: Sequence[tuple[str, str]]) -> None:
     """Print a block of names and values, the values aligned."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        line(f"{paint(name.ljust(width), dim=True)}  {printable(value)}")
+        line(f"{paint(name.ljust(width), dim=True)}  {wrapped(printable(value), width + 2)}")
 
 
 def failure(code: str, message: str, advice: str, *, as_json: bool) -> None:

@@ -27,7 +27,8 @@ PRIORITIES = ("critical", "high", "normal", "bulk")
 @click.option(
     "--wait",
     type=click.Choice(["accepted", "delivered", "consumed"]),
-    help="Return when it is safe on this disk, in the mailbox there, or read by an app there.  [default: accepted]",
+    help="Return when it is safe on this disk, in the mailbox there, or read by every consumer there.  "
+    "[default: accepted]",
 )
 @click.option("--key", help="Idempotency key: repeating a send with the same key sends nothing twice.")
 @pass_session
@@ -83,15 +84,22 @@ def _send(session: Session, request: dict[str, object], wait: str | None) -> tup
         try:
             with waiting("await"):
                 answer = client.call("await", {"id": message_id, "state": wait})
+        except KeyboardInterrupt:
+            click.echo(f"Message {message_id} was accepted, and will be delivered. {_follow(message_id)}", err=True)
+            raise
         except MeshdError as error:
             if error.code != "E_TIMEOUT" or session.timeout is None:
                 raise
             raise MeshdError(
                 "E_TIMEOUT",
                 f"Message {message_id} was accepted, but not {wait} within {session.timeout:g} s.",
-                f"It is kept and will be delivered. Follow it: meshctl trace {message_id}",
+                f"It is kept and will be delivered. {_follow(message_id)}",
             ) from error
         return message_id, fields_of(answer).text("state")
+
+
+def _follow(message_id: str) -> str:
+    return f"Follow it: meshctl trace {message_id}"
 
 
 def _accepted(client: Client, request: dict[str, object]) -> object:
@@ -119,7 +127,7 @@ def _show(session: Session, message_id: str, state: str) -> None:
         return
     screen.line(f"{screen.paint(screen.printable(state), 'green')}  {screen.printable(message_id)}")
     if state == "accepted" and screen.on_terminal():
-        screen.hint(f"Follow it: meshctl trace {message_id}")
+        screen.hint(_follow(message_id))
 
 
 def _body(text: str | None, path: Path | None) -> bytes:
@@ -128,12 +136,19 @@ def _body(text: str | None, path: Path | None) -> bytes:
     if path is not None:
         body = _file(path)
     elif text == "-":
-        body = sys.stdin.buffer.read(MAX_PAYLOAD_BYTES + 1)
+        body = _standard_input()
     else:
         body = os.fsencode(text or "")
     if len(body) > MAX_PAYLOAD_BYTES:
         raise MeshdError("E_TOO_LARGE", "The message body is over 1 MiB.")
     return body
+
+
+def _standard_input() -> bytes:
+    try:
+        return sys.stdin.buffer.read(MAX_PAYLOAD_BYTES + 1)
+    except OSError as error:
+        raise MeshdError("E_USAGE", f"Can't read standard input: {error.strerror}.") from error
 
 
 def _file(path: Path) -> bytes:

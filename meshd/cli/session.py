@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,19 @@ import click
 
 from meshd.cli.progress import waiting
 from meshd.cli.units import parse_span
+from meshd.errors import CATALOGUE, MeshdError
 
 if TYPE_CHECKING:
     from meshd.client.blocking import Client
 
 ANSWER_TIMEOUT_S = 10.0
 """How long one answer may take when no ``--timeout`` says otherwise."""
+
+MAX_TIMEOUT_S = 366 * 86_400.0
+"""What select(2) and its kin are sure to take."""
+
+_OF_ARGUMENT = re.compile(r"[a-z-]+: argument '(\w+)': ")
+"""How the daemon begins what is wrong with an argument: the operation is of no interest to who typed a command."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -76,7 +84,7 @@ def global_options() -> list[click.Parameter]:
         ),
         click.Option(
             ["--timeout"],
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(),
             metavar="SECONDS",
             expose_value=False,
             callback=_remember,
@@ -92,17 +100,49 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.params.extend(global_options())
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run it. What the daemon calls wrong usage is told in the words of the command line."""
+        try:
+            return super().invoke(ctx)
+        except MeshdError as error:
+            if error.code != "E_USAGE" or error.hint != CATALOGUE["E_USAGE"].advice:
+                raise
+            message = _OF_ARGUMENT.sub(r"\1: ", error.message)
+            raise MeshdError("E_USAGE", message, f"See: {ctx.command_path} --help") from error
+
+
+class Seconds(click.ParamType[float]):
+    """A number of seconds to wait at most."""
+
+    name = "seconds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds. A value that is none, or can't be waited for, is a usage error."""
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= MAX_TIMEOUT_S:  # not a number is neither
+            self.fail(f"{value!r} is no number of seconds, over 0 and at most a year", param, ctx)
+        return seconds
+
 
 class Span(click.ParamType[int]):
-    """A span of time such as ``10m``, as milliseconds."""
+    """A span of time such as ``10m``, as milliseconds; from ``least`` to ``most``, given as spans."""
 
     name = "span"
+
+    def __init__(self, least: str = "1ms", most: str = "3650d") -> None:
+        self.least, self.most = least, most
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Milliseconds. A value that is none is a usage error."""
         if isinstance(value, int):
             return value
         try:
-            return parse_span(str(value))
+            span = parse_span(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if not parse_span(self.least) <= span <= parse_span(self.most):
+            self.fail(f"{value!r} is not between {self.least} and {self.most}", param, ctx)
+        return span

@@ -49,6 +49,15 @@ def age(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def span(seconds: float) -> str:
+    """``1 h 30 min``: the two largest units, for a time that somebody asked for."""
+    for (unit_s, name), (next_s, next_name) in zip(_AGES, (*_AGES[1:], (1, "s")), strict=True):
+        if seconds >= unit_s:
+            rest = int(seconds % unit_s // next_s)
+            return f"{int(seconds // unit_s)} {name}" + (f" {rest} {next_name}" if rest else "")
+    return f"{seconds:g} s"
+
+
 def percent(fraction: float | None) -> str:
     """``0.4 %`` of a fraction 0..1; a dash for unknown."""
     if fraction is None:

@@ -30,6 +30,9 @@ REASONS = {
 """Why mail waits, in words. A code that is not listed is shown as it is, with spaces."""
 
 
+_PATHLESS = ("no-route", "no-path", "at-relay", "carried")
+
+
 def reason_in_words(code: str) -> str:
     """The words for a reason code of the daemon."""
     return REASONS.get(code, code.replace("-", " ").replace("_", " "))
@@ -48,6 +51,7 @@ def status(session: Session) -> None:
     listen = fields.inner("listen")
     addresses = [f"{kind} {at}" for kind in ("quic", "websocket") for at in listen.texts(kind)]
     up, known = fields.integer("peers_up"), fields.integer("peers_known")
+    alerts = _active_alerts(session)
     quota = spool.number_or_none("quota_bytes")
     spool_text = f"{count(spool.integer('messages'), 'message')} waiting, {size(spool.integer('bytes'))}"
     screen.facts(
@@ -59,6 +63,7 @@ def status(session: Session) -> None:
             ("relays", ", ".join(f"{r.text('url')} ({r.text('state')})" for r in fields.rows("relays")) or "none"),
             ("listens", ", ".join(addresses) or "nowhere"),
             *(("not running", _outage(outage)) for outage in fields.rows("outages")),
+            *([("alerts", f"{alerts}. See: meshctl alerts --active")] if alerts else []),
             ("meshd", f"{fields.text('version')}, up for {age(fields.number('uptime_s'))}"),
         ]
     )
@@ -66,6 +71,16 @@ def status(session: Session) -> None:
     if advice:
         screen.line()
         screen.hint(advice)
+
+
+def _active_alerts(session: Session) -> str:
+    """Each once, with whom it is about. A part that does not run is not told twice."""
+    rows = [row for row in rows_of(session.ask("alerts")) if row.text("state") == "active"]
+    return ", ".join(
+        f"{row.text('name')} ({row.text_or('peer_name')})" if row.text_or("peer_name") else row.text("name")
+        for row in rows
+        if row.text("name") != "part-down"
+    )
 
 
 def _outage(outage: Fields) -> str:
@@ -100,6 +115,7 @@ def peers(session: Session) -> None:
         ("NAME", "STATE", "VIA", "RTT", "LOSS", "QUALITY", "BREAKER", "ADDRESS", "LAST ERROR", "ID"),
         [_peer_cells(row) for row in rows],
         [_LINK_COLOURS.get(row.text("state")) for row in rows],
+        spare=("ID", "ADDRESS", "LOSS"),
     )
     down = [row for row in rows if row.text("state") == "down"]
     if down:
@@ -191,3 +207,7 @@ def queue(session: Session) -> None:
             for row in rows
         ],
     )
+    cut_off = next((row for row in rows if row.text_or("reason") in _PATHLESS), None)
+    if cut_off is not None:
+        screen.line()
+        screen.hint(f"Why there is no path: meshctl why {screen.printable(cut_off.text_or('name') or '')}".rstrip())

@@ -56,15 +56,17 @@ def explain(tried: tuple[str, ...], errors: list[OSError]) -> MeshdError:
     for path, error in zip(tried, errors, strict=True):
         if isinstance(error, PermissionError):
             return MeshdError("E_PERMISSION", f"You may not use the socket {path}.", _permission_advice(path))
-    reasons = ", ".join(f"{path} ({_reason(error)})" for path, error in zip(tried, errors, strict=True))
+    reasons = ", ".join(f"{path} ({_reason(path, error)})" for path, error in zip(tried, errors, strict=True))
     return MeshdError("E_NO_DAEMON", f"No meshd answers. Tried: {reasons}.", _START)
 
 
-def _reason(error: OSError) -> str:
+def _reason(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "not there"
     if isinstance(error, ConnectionRefusedError):
-        return "left behind by a daemon that is gone"
+        # The kernel says the same of a file and of a directory.
+        is_other = os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode)
+        return "no socket" if is_other else "left behind by a daemon that is gone"
     return error.strerror or str(error)
 
 

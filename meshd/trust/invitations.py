@@ -92,16 +92,19 @@ class InviteCode:
     def parse(cls, word: str) -> "InviteCode":
         """Inverse of ``str``; forgives case and line breaks. Raises MeshdError (``E_CODE_MALFORMED``)."""
         joined = "".join(word[:_MAX_CODE_CHARACTERS].split()).lower()
+        problem = f"it does not begin with {CODE_PREFIX}"
         try:
             if not joined.startswith(CODE_PREFIX):
-                raise ValueError(f"it does not begin with {CODE_PREFIX}")
+                raise ValueError(problem)
+            problem = "a character is wrong or missing"
             raw = from_text(joined.removeprefix(CODE_PREFIX))
             payload, check = raw[:-_CHECK_SIZE], raw[-_CHECK_SIZE:]
             if check != _checksum(payload):
-                raise ValueError("a character is wrong or missing")
+                raise ValueError(problem)
+            problem = "another version of meshd made it"
             code: InviteCode = _CODE(codec.decode(payload))
-        except ValueError as error:
-            raise MeshdError("E_CODE_MALFORMED", f"This is not an invitation code: {error}.") from error
+        except ValueError as error:  # its own words may quote the code, which is a secret
+            raise MeshdError("E_CODE_MALFORMED", f"This is not an invitation code: {problem}.") from error
         return code
 
 

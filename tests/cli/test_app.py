@@ -97,6 +97,9 @@ def test_the_version_is_told(meshctl: Meshctl) -> None:
         ("ping", "kitchen", "--count", "0"),
         ("invite", "--expires", "soon"),
         ("--timeout", "0", "status"),
+        ("--timeout", "nan", "status"),
+        ("--timeout", "inf", "status"),
+        ("--timeout", "soon", "status"),
         ("send", "kitchen", "hello", "--priority", "urgent"),
         ("send", "kitchen"),
         ("send", "/alarms", "hello"),
@@ -215,7 +218,37 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
             command("errors", "lookup", "E_BUSY"), stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: Can't write the output: No space left on device.")
+    assert done.stderr.startswith("error: Can't write the output: No space left on device. [E_OUTPUT]")
+
+
+def run_in_shell(redirection: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run meshctl with a redirection of the shell's."""
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command(*arguments)]
+    return subprocess.run(shell, capture_output=True, env=os.environ | environment, check=False)
+
+
+def test_closed_streams_are_errors_and_never_a_defect(daemon: FakeDaemon) -> None:
+    socket = ("--socket", str(daemon.path))
+    out = run_in_shell(">&-", "errors", "lookup", "E_BUSY")
+    assert (out.returncode, out.stderr.splitlines()[0][-10:]) == (1, b"[E_OUTPUT]")
+    into = run_in_shell("<&-", *socket, "send", "attic", "-")
+    assert (into.returncode, into.stderr[:32]) == (2, b"error: Can't read standard input")
+    assert run_in_shell("2>&-", "errors", "lookup", "nothing").returncode == 2
+
+
+def test_what_the_locale_has_no_letters_for_is_escaped() -> None:
+    assert b"meshctl" in run_in_shell("", "--help", PYTHONIOENCODING="ascii").stdout
+    program = "from meshd.cli import main, screen; import sys; sys.argv[1:] = ['--version']\ntry: main()\nfinally: "
+    script = program + "screen.line('\u20ac \xe4')"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, check=False)
+    assert done.stdout.splitlines()[1] == b"\\u20ac \xe4"
+
+
+def test_bytes_that_are_no_text_are_wrong_usage(daemon: FakeDaemon) -> None:
+    done = run_in_shell("", "--socket", str(daemon.path), "ping", os.fsdecode(b"na\xffme"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: What was typed is not UTF-8: 'na")
 
 
 HEAVY = {"anyio", "apsw", "asyncio", "cattrs", "cryptography", "rich", "segno", "structlog", "trio", "zstandard"}
@@ -310,6 +343,21 @@ def test_an_invitation_on_a_terminal_has_a_qr_code_and_colour_only_if_wanted(
     piped = meshctl("invite").out
     assert "\x1b" not in piped
     assert "\N{UPPER HALF BLOCK}" not in piped
+
+
+def test_a_narrow_terminal_goes_without_what_matters_least(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    row = {"id": "a" * 26, "name": "attic", "state": "down", "address": "quic://192.0.2.1:7843", "breaker": "closed"}
+    daemon.answers["peers"] = [row | {"last_error": "quic://192.0.2.1:7843: no answer within 10 s, and so on and on"}]
+    shown = on_a_terminal(command("--socket", str(daemon.path), "peers"), NO_COLOR="1", COLUMNS="60").splitlines()
+    assert shown[0].split() == ["NAME", "STATE", "LAST", "ERROR"]
+    assert [line.strip() for line in shown[1:3]] == [
+        "attic  down   quic://192.0.2.1:7843: no answer within 10 s,",
+        "and so on and on",
+    ]
+    assert shown[2].index("and") == shown[0].index("LAST")
+    wide = on_a_terminal(command("--socket", str(daemon.path), "peers"), NO_COLOR="1", COLUMNS="160").splitlines()
+    assert wide[0].split() == ["NAME", "STATE", "ADDRESS", "LAST", "ERROR", "ID"]
+    assert "ID" in meshctl("peers").out.splitlines()[0]
 
 
 def test_text_of_other_devices_cannot_command_the_terminal(meshctl: Meshctl, daemon: FakeDaemon) -> None:

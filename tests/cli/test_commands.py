@@ -1,5 +1,7 @@
 """Each command: what it asks the daemon, the JSON of the contract, and its text for people."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,10 +80,24 @@ def test_invite_says_what_to_type_and_how_long_it_is_good(meshctl: Meshctl, daem
     daemon.answers["invite"] = {"code": "meshd-abc", "expires_in_s": 5400}
     told = meshctl("invite", "--expires", "1h30m", "--role", "admin")
     assert "meshctl join meshd-abc\n" in told.out
-    assert "works once, for 1 h." in told.out
+    assert "works once, for 1 h 30 min." in told.out
     assert daemon.arguments("invite") == {"expires_s": 5400, "role": "admin"}
     assert meshctl("invite", "--json").document == {"code": "meshd-abc", "expires_in_s": 5400}
     assert daemon.asked[-1] == ("invite", {"expires_s": 600, "role": "member"})
+
+
+@pytest.mark.parametrize("span", ["100ms", "0.5s", "8d"])
+def test_an_invitation_is_for_a_second_to_a_week(meshctl: Meshctl, span: str) -> None:
+    told = meshctl("invite", "--expires", span)
+    assert told.code == 2
+    assert f"'{span}' is not between 1s and 7d" in told.err
+
+
+def test_join_says_when_the_name_was_taken(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["join"] = JOINED
+    told = meshctl("join", "meshd-abc", "--name", "attic")
+    assert "Another device there is called attic." in told.out
+    assert "Another device" not in meshctl("join", "meshd-abc", "--name", "kitchen").out
 
 
 def test_join_names_the_device_and_the_mesh(meshctl: Meshctl, daemon: FakeDaemon) -> None:
@@ -116,7 +132,7 @@ def test_remove_needs_no_confirmation_away_from_a_terminal(meshctl: Meshctl, dae
 
 
 def test_status_is_a_block_of_facts(meshctl: Meshctl, daemon: FakeDaemon) -> None:
-    daemon.answers["status"] = STATUS
+    daemon.answers |= {"status": STATUS, "alerts": []}
     assert meshctl("status").out.splitlines() == [
         f"device   kitchen  {KITCHEN}",
         f"mesh     home  {'m' * 52}",
@@ -131,8 +147,19 @@ def test_status_is_a_block_of_facts(meshctl: Meshctl, daemon: FakeDaemon) -> Non
 
 def test_status_names_what_does_not_run(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     outage = {"part": "listen.quic", "code": "E_PORT", "reason": "it is taken", "fix": "Free it."}
-    daemon.answers["status"] = STATUS | {"outages": [outage]}
+    alert = {"state": "active", "name": "part-down", "peer_name": None}  # told by the outage itself
+    daemon.answers |= {"status": STATUS | {"outages": [outage]}, "alerts": [alert]}
+    assert "alert" not in meshctl("status").out
     assert "not running  listen.quic: it is taken. [E_PORT] Free it." in meshctl("status").out.splitlines()
+
+
+def test_status_names_active_alerts(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    alerts = [("peer-down", "active", "attic"), ("disk-low", "active", None), ("clone", "resolved", "attic")]
+    rows = [{"name": name, "state": state, "peer_name": peer} for name, state, peer in alerts]
+    daemon.answers |= {"status": STATUS, "alerts": rows}
+    shown = meshctl("status").out.splitlines()
+    assert "alerts   peer-down (attic), disk-low. See: meshctl alerts --active" in shown
+    assert meshctl("status", "--json").document == STATUS
 
 
 @pytest.mark.parametrize(
@@ -144,7 +171,7 @@ def test_status_names_what_does_not_run(meshctl: Meshctl, daemon: FakeDaemon) ->
     ],
 )
 def test_status_says_what_to_do_next(meshctl: Meshctl, daemon: FakeDaemon, change: dict[str, Any], advice: str) -> None:
-    daemon.answers["status"] = STATUS | change
+    daemon.answers |= {"status": STATUS | change, "alerts": []}
     assert advice in meshctl("status").out.splitlines()[-1]
 
 
@@ -220,6 +247,8 @@ def test_the_queue_gives_its_reasons_in_words(meshctl: Meshctl, daemon: FakeDaem
         "FOR    PRIORITY  MESSAGES  SIZE     OLDEST  WHY",
         "attic  normal    2         2.0 KiB  3 min   no path to it now",
         "attic  critical  2         2.0 KiB  3 min   some new reason",
+        "",
+        "Why there is no path: meshctl why attic",
     ]
     assert meshctl("queue", "--json").document == daemon.answers["queue"]
     daemon.answers["queue"] = []
@@ -245,6 +274,16 @@ def test_ping_shows_times_and_path(meshctl: Meshctl, daemon: FakeDaemon) -> None
     assert daemon.arguments("ping") == {"destination": "attic", "count": 3, "timeout_s": 5.0}
     assert meshctl("ping", "attic", "--json", "--timeout", "0.5").document == PING
     assert daemon.asked[-1][1]["timeout_s"] == 0.5
+
+
+def test_a_ping_without_a_path_says_where_to_look(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    daemon.answers["ping"] = MeshdError("E_UNREACHABLE", "There is no path to the device now.")
+    told = meshctl("ping", "attic", "--json")
+    assert told.code == 1
+    assert (told.error["message"], told.error["hint"]) == (
+        "There is no path to attic now.",
+        "See why: meshctl why attic",
+    )
 
 
 def test_a_ping_without_any_answer_times_out(meshctl: Meshctl, daemon: FakeDaemon) -> None:
@@ -283,8 +322,25 @@ def test_trace_tells_a_life(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     assert "missing" in shown[-2]
 
 
+def test_the_details_of_a_life_say_what_they_are(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    told = [
+        ("sent", None, "attic over quic", "to attic over quic"),
+        ("copied", "carrier", "attic", "a copy to attic"),
+        ("carried", None, "kitchen", "a copy from kitchen, to carry"),
+        ("arrived", None, "lights", "for the service lights"),
+        ("expired", "lifetime", None, "lifetime"),
+    ]
+    rows = [{"at": 1, "device": "d", "event": event, "reason": why, "detail": what} for event, why, what, _ in told]
+    daemon.answers["trace"] = {"id": MESSAGE_ID, "state": "delivered", "events": rows}
+    shown = meshctl("trace", MESSAGE_ID).out.splitlines()[2:]
+    for line, (*_, words) in zip(shown, told, strict=True):
+        assert line.endswith(f"  d       {words}")
+
+
 def test_an_id_that_is_none_is_usage(meshctl: Meshctl, daemon: FakeDaemon) -> None:
-    assert meshctl("trace", "what").code == 2
+    told = meshctl("trace", "what")
+    assert told.code == 2
+    assert told.err.splitlines() == ["error: id: not a message id: 'what'. [E_USAGE]", "  See: meshctl trace --help"]
 
 
 def accepted(_: object) -> dict[str, Any]:
@@ -355,6 +411,36 @@ def test_a_wait_that_times_out_names_the_message_that_was_accepted(meshctl: Mesh
     assert (told.code, told.out, told.error["code"]) == (4, "", "E_TIMEOUT")
     assert MESSAGE_ID in told.error["message"]
     assert f"meshctl trace {MESSAGE_ID}" in told.error["hint"]
+
+
+def test_ctrl_c_in_a_wait_says_that_the_message_was_accepted(daemon: FakeDaemon) -> None:
+    asked, answering = os.pipe()
+
+    def told(_: dict[str, Any]) -> Silence:
+        os.write(answering, b"x")
+        return Silence()
+
+    daemon.answers |= {"send": accepted, "await": told}
+    command = [
+        sys.executable,
+        "-m",
+        "meshd.cli",
+        "--socket",
+        str(daemon.path),
+        "send",
+        "attic",
+        "x",
+        "--wait",
+        "consumed",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        os.read(asked, 1)  # it waits now
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err == f"Message {MESSAGE_ID} was accepted, and will be delivered. Follow it: meshctl trace {MESSAGE_ID}\n"
+    os.close(asked)
+    os.close(answering)
 
 
 @pytest.mark.parametrize("code", ["E_REFUSED", "E_EXPIRED"])

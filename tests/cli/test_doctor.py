@@ -47,4 +47,7 @@ def test_no_daemon_is_a_finding_too(meshctl: Meshctl, directory: Path) -> None:
     assert str(directory) in finding["detail"]
     assert "systemctl start meshd" in finding["fix"]
     (directory / "meshd.sock").mkdir()
-    assert "fail  daemon" in meshctl("doctor").out
+    told = meshctl("doctor")
+    assert (told.code, told.err) == (3, "")  # it is said once
+    assert "fail  daemon" in told.out
+    assert "[E_NO_DAEMON]" in told.out

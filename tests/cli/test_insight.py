@@ -196,12 +196,27 @@ EVENTS = [
 def test_events_are_lines(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     daemon.answers["events"] = EVENTS
     assert meshctl("events").out.splitlines() == [
-        "2026-01-01T00:00:00.000Z  peer-up        attic             linked over quic",
-        "2026-01-01T00:00:01.500Z  missed         -                 7 lost",
+        "2026-01-01T00:00:00.000Z  peer-up         attic             linked over quic",
+        "2026-01-01T00:00:01.500Z  missed          -                 7 lost",
     ]
     assert daemon.arguments("events") == {"last": 100, "follow": False, "credit": 0}
     assert meshctl("events", "--last", "5", "--json").documents == EVENTS
     assert daemon.asked[-1][1]["last"] == 5
+
+
+def test_events_of_alerts_name_the_alert_and_say_when_it_is_over(meshctl: Meshctl, daemon: FakeDaemon) -> None:
+    raised = EVENTS[0] | {"event": "alert-raised", "detail": "no link to attic", "alert": "peer-down"}
+    ours = raised | {
+        "event": "alert-resolved",
+        "peer": None,
+        "name": None,
+        "detail": "12 MiB free",
+        "alert": "disk-low",
+    }
+    daemon.answers["events"] = [raised, ours]
+    first, second = meshctl("events").out.splitlines()
+    assert first.endswith("alert-raised    attic             peer-down: no link to attic")
+    assert second.endswith("alert-resolved  this device       disk-low is over: 12 MiB free")
 
 
 def test_no_events_yet(meshctl: Meshctl, daemon: FakeDaemon) -> None:

@@ -34,6 +34,13 @@ def test_answering_socket_is_found(tmp_path: Path) -> None:
     assert caught.value.code == "E_NO_DAEMON"
 
 
+def test_what_is_no_socket_is_not_said_to_be_an_old_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(MeshdError, match=r"\(no socket\)"):
+            find_socket(str(path))
+
+
 def test_all_that_was_tried_is_named_and_how_to_start() -> None:
     missing, refused = FileNotFoundError(2, "x"), ConnectionRefusedError(111, "x")
     error = explain(("/r/a.sock", "/b.sock"), [missing, refused])

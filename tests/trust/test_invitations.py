@@ -75,6 +75,13 @@ def test_a_slip_in_a_code_is_noticed(at: int, letter: str):
     assert code_of(InviteCode.parse, word[:at]) == "E_CODE_MALFORMED"
 
 
+def test_what_is_wrong_is_said_without_the_code():
+    for at in range(8, len(str(CODE))):  # some lengths are no base32 at all
+        with pytest.raises(MeshdError, match="a character is wrong or missing") as caught:
+            InviteCode.parse(str(CODE)[:at])
+        assert str(CODE)[7:12] not in caught.value.message
+
+
 @given(st.text(max_size=120), st.binary(max_size=120))
 def test_any_text_is_a_code_or_an_error(text: str, raw: bytes):
     check = hashlib.sha256(b"meshd/invite-code/v1" + raw).digest()[:4]
