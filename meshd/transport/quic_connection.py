@@ -159,7 +159,8 @@ class QuicConnection:
             _log.exception("quic.failed", remote=str(self.remote))  # as in take_in
             self._broken = True
             self._kick.set()
-        self._nap.deadline = min(self._nap.deadline, now + _GATHER_SECONDS)
+        timer = self._quic.get_timer()  # none for what asks for no answer, as an acknowledgement
+        self._nap.deadline = math.inf if timer is None else max(timer, now + _GATHER_SECONDS)
 
     def _note_traffic(self, size_bytes: int, now: float) -> None:
         if size_bytes > _QUIET_BYTES and self.state is State.OPEN:
@@ -316,6 +317,7 @@ class QuicConnection:
         target = self._quic.get_peer_address()
         if target is not None and target != self.target:
             self.target = target  # the peer has moved, or its router has given it another port
+            self._kick.set()  # the new path is challenged with the next datagram
             self.remote = to_address(self.transport, target)
         if self.state is not State.CLOSED and unread_span(self._quic) > MAX_SPAN_BYTES:
             self._end(RemoteProtocolError("P_FLOOD", "data far out of order"))
