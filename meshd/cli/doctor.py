@@ -48,8 +48,8 @@ def _show(session: Session, rows: list[Fields]) -> None:
         name = screen.printable(row.text("check")).ljust(width)
         screen.line(f"{label}  {name}  {screen.wrapped(screen.printable(row.text('detail')), width + 8)}")
         if row.text_or("fix"):
-            fix = screen.wrapped(screen.printable(row.text("fix")), width + 13)
-            screen.line(f"{' ' * (width + 8)}{screen.paint('fix:', bold=True)} {fix}")
+            # Not wrapped: a command in it can be copied as one line.
+            screen.line(f"{' ' * (width + 8)}{screen.paint('fix:', bold=True)} {screen.printable(row.text('fix'))}")
     bad = {kind: sum(row.text("verdict") == kind for row in rows) for kind in ("fail", "warn")}
     screen.line()
     if not any(bad.values()):

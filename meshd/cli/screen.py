@@ -139,7 +139,7 @@ def facts(pairs: Sequence[tuple[str, str]]) -> None:
     """Print a block of names and values, the values aligned."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        line(f"{paint(name.ljust(width), dim=True)}  {wrapped(printable(value), width + 2)}")
+        line(f"{paint(name.ljust(width), dim=True)}  {printable(value)}")
 
 
 def failure(code: str, message: str, advice: str, *, as_json: bool) -> None:

@@ -370,7 +370,9 @@ class Roster:
         if not matches and len(wanted) >= _MIN_PREFIX:
             matches = [member for member in current if to_text(member.id).startswith(wanted)]
         if not matches:
-            raise MeshdError("E_UNKNOWN_DEVICE", f"No device {text[:80]!r} in this mesh.")
+            is_gone = any(member.removed and member.name.casefold() == wanted for member in self.members.values())
+            what = f"{text} was removed from this mesh." if is_gone else f"No device {text[:80]!r} in this mesh."
+            raise MeshdError("E_UNKNOWN_DEVICE", what)
         if len(matches) > 1:
             ids = ", ".join(to_text(member.id)[:8] for member in matches[:4])
             raise MeshdError("E_AMBIGUOUS_DEVICE", f"{len(matches)} devices match {text[:80]!r}: {ids}.")

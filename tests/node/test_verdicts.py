@@ -152,6 +152,18 @@ def test_why_a_device_could_not_be_dialed_is_said() -> None:
     assert "not reached: attic (Connection refused)" in bad(attrs.evolve(GOOD, peers=(off,)))["peers"].detail
     unknown = attrs.evolve(off, dialed=(), nearby=())
     assert "attic (no address of it is known)" in bad(attrs.evolve(GOOD, peers=(unknown,)))["peers"].detail
+    unlinked = attrs.evolve(off, dialed=(), last_error="quic://192.0.2.7:7843: no version in common")
+    assert (
+        "attic (quic://192.0.2.7:7843: no version in common)"
+        in bad(attrs.evolve(GOOD, peers=(unlinked,)))["peers"].detail
+    )
+
+
+def test_what_the_others_say_of_a_removal_that_this_device_has_not_heard_of() -> None:
+    refused = attrs.evolve(PEER, linked=False, last_error="quic://x: the peer refused: hall was removed from this mesh")
+    found = bad(attrs.evolve(GOOD, peers=(refused,)))["mesh"]
+    assert (found.verdict, found.detail) == ("fail", "this device was removed from home, as attic can tell")
+    assert "meshctl join" in found.fix
 
 
 @pytest.mark.parametrize(("change", "expected"), PEER_FAULTS)

@@ -465,6 +465,8 @@ def test_devices_are_found_by_name_id_and_prefix():
     assert code_of(roster.resolve, text[:3]) == "E_UNKNOWN_DEVICE"
     assert code_of(roster.resolve, "") == "E_UNKNOWN_DEVICE"
     assert code_of(removed(roster, device(0), 1).resolve, "d1") == "E_UNKNOWN_DEVICE"
+    with pytest.raises(MeshdError, match=r"^d1 was removed from this mesh\.$"):
+        removed(roster, device(0), 1).resolve("d1")
 
 
 def test_two_devices_of_one_name_are_ambiguous():

@@ -222,6 +222,7 @@ class Doctor:
             caught=frozenset((one.interface, one.probe.group) for one in answers.caught if one.probe.sender == sender),
             captured=answers.captured.get(member.id, ()),
             arp_silent=tuple(host for host in nearby if host in answers.arp_silent),
+            last_error=None if link is not None else peer.last_error,
         )
 
 

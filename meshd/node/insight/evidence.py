@@ -26,6 +26,7 @@ class PeerEvidence:
         caught: (interface of ours, group) of its probes that came here.
         captured: (address, interface that leads there, interface that the kernel sends through instead).
         arp_silent: addresses nearby that don't even answer ARP.
+        last_error: of the last attempt to link with it, None while it is linked.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PeerEvidence:
     caught: frozenset[tuple[str, str]] = frozenset()
     captured: tuple[tuple[str, str, str], ...] = ()
     arp_silent: tuple[str, ...] = ()
+    last_error: str | None = None
 
     @property
     def is_alive(self) -> bool:

@@ -171,13 +171,20 @@ def _network(evidence: Evidence) -> Iterator[Verdict]:
 # --- the mesh
 
 
+_COME_BACK = "Coming back takes a new key: stop meshd, move the state directory away, start it, then meshctl join CODE"
+_DISOWNED = "was removed from this mesh"
+"""What a device is told by others that know more than itself."""
+
+
 def _mesh(evidence: Evidence) -> Iterator[Verdict]:
     if evidence.mesh is None:
         fix = "meshctl init NAME founds a mesh; meshctl join CODE enters one (the code: meshctl invite, on a member)"
         yield Verdict("mesh", Grade.WARN, "this device is in no mesh", fix)
     elif evidence.removed:
-        fix = "Coming back takes a new key: stop meshd, move the state directory away, start it, then meshctl join CODE"
-        yield Verdict("mesh", Grade.FAIL, f"this device was removed from {evidence.mesh}", fix)
+        yield Verdict("mesh", Grade.FAIL, f"this device was removed from {evidence.mesh}", _COME_BACK)
+    elif disowning := [peer.name for peer in evidence.peers if _DISOWNED in (peer.last_error or "")]:
+        detail = f"this device was removed from {evidence.mesh}, as {_names(disowning)} can tell"
+        yield Verdict("mesh", Grade.FAIL, detail, _COME_BACK)
     else:
         yield _ok("mesh", f"{evidence.name} in {evidence.mesh}")
 
@@ -207,7 +214,7 @@ def _worst(peer: PeerEvidence) -> str:
     """Why the device could not be dialed: a refusal tells more than silence."""
     errors = [one.error for one in peer.dialed if one.error is not None]
     telling = [error for error in errors if not error.startswith("no answer")]
-    return (telling or errors or ["no address of it is known"])[0]
+    return (telling or errors or [peer.last_error or "no address of it is known"])[0]
 
 
 def _relays(evidence: Evidence) -> Iterator[Verdict]:
