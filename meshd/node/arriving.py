@@ -235,9 +235,14 @@ class Arriving:
             self._dirty.add((source, priority))
             self.releasing.release(turn, flow, turn.now_ms)
 
-    def give_up(self, turn: Turn, source: NodeId) -> None:
-        """The source left the mesh, and what its held mail waits for with it: release that as it is."""
+    def give_up(self, turn: Turn, source: NodeId, peers: Peers) -> None:
+        """The source left the mesh, and what its mail here waits for with it.
+
+        What is held for its turn is released as it is; what is held unopened is turned away, as if it came now.
+        """
         self._end_waits(turn, [flow for flow in self._flows if flow[0] == source], sys.maxsize)
+        unopened = self.opening.take_held_where(lambda held: held.head.flow.source == source)
+        self._receive_again(turn, unopened, peers)
 
     # --- timers and the end of a turn
 

@@ -229,7 +229,7 @@ class Node:
             if self.membership.public_key(node) is None:
                 self.spool.give_up(turn, node)
                 self._mail.carried.removed(turn, node)
-                self._mail.arriving.give_up(turn, node)
+                self._mail.arriving.give_up(turn, node, self.peers)
             else:
                 self.spool.take_back(node)
         if self._me in news and self.membership.public_key(self._me) is None:

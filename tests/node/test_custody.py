@@ -5,7 +5,7 @@ import attrs
 from meshd.ids import Number
 from meshd.node.requests import Remove, Reply, Result
 from meshd.wire.bundle import decode_head, encode_head
-from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Refused
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
 from tests.node.harness import Device, World
 
 
@@ -123,6 +123,23 @@ def test_what_a_removed_device_sent_is_let_go_from_the_disk_too() -> None:
     world.flush()
     b.crash()
     assert (b.node.spool.messages, b.node.spool.size_bytes) == (0, 0)
+
+
+def test_what_a_removed_device_sent_and_nobody_can_open_is_answered_for() -> None:
+    world = World(4)
+    a, b, c, d = world.devices
+    for one, other in ((a, b), (b, c), (b, d)):
+        world.connect(one, other)
+    world.advance(5)
+    world.loses = lambda _, __, frame: isinstance(frame, Routed) and frame.kind is Kind.OFFER
+    d.send("d2", b"of one that leaves")
+    world.advance(1)
+    toward_c = b.node.peers.link_to(c.id)
+    assert toward_c is not None
+    assert len(toward_c.unacked) == 1
+    a.ask(Remove, device="d3")
+    world.advance(1)
+    assert (toward_c.unacked, toward_c.unacked_bytes) == ({}, 0)
 
 
 def test_many_that_may_go_no_further_do_not_keep_the_disk_busy_and_hide_nothing() -> None:
