@@ -115,6 +115,8 @@ def add_files(root: Path, version: str, moment: int, mail: str) -> None:
         _write_compressed(root / "usr/share/man" / f"{name}.gz", text)
     for name in ("dashboard.json", "alerts.yml"):
         _copy(PACKAGING / "monitoring" / name, root / DOCUMENTS / "monitoring" / name)
+    for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
+        _copy(page, root / DOCUMENTS / page.relative_to(PROJECT))  # what meshctl names as docs/... is there
     _write(root / DOCUMENTS / "copyright", "".join(copyright_notice(root / SITE_PACKAGES)))
     _write_compressed(root / DOCUMENTS / "changelog.gz", (PROJECT / "CHANGELOG.md").read_text())
     _write_compressed(root / DOCUMENTS / "changelog.Debian.gz", debian_changelog(version, moment, mail))

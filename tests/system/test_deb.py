@@ -57,6 +57,12 @@ def test_nothing_in_it_knows_where_it_was_built(unpacked: Path, directory: Path)
     assert os.readlink(unpacked / "usr/lib/meshd/bin/python3") == "../../../bin/python3.11"
 
 
+def test_every_page_is_there(unpacked: Path) -> None:
+    pages = {page.name for page in (PROJECT / "docs").glob("*.md")}
+    assert {page.name for page in (unpacked / "usr/share/doc/meshd/docs").iterdir()} == pages
+    assert (unpacked / "usr/share/doc/meshd/README.md").read_text() == (PROJECT / "README.md").read_text()
+
+
 def test_every_library_is_for_the_architecture(built: Path, unpacked: Path) -> None:
     machine = ARCHITECTURES[built.stem.rpartition("_")[2]]
     libraries = list(unpacked.rglob("*.so"))
