@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -42,6 +43,7 @@ def run_process(main: Callable[[], Awaitable[None]], program: str) -> None:
     """Run a program to its end. What a person can mend ends it with one clear line; defects are raised."""
     try:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it would hold keys
         gc.collect()
         gc.freeze()  # modules live as long as the process: collections need not walk through them
         trio.run(main)

@@ -33,6 +33,24 @@ _READ_BYTES = 256 * 1024
 _log = get_logger("meshd.api")
 
 
+async def post_last(inbox: Inbox, request: Request) -> bool:
+    """Tell the node that a client is gone, however long its inbox is full: it holds leases for the client until then.
+
+    Cancelled, it still tries for a second. Raises as ``inbox.send``.
+    """
+    try:
+        inbox.send_nowait(request)
+    except trio.WouldBlock:
+        try:
+            await inbox.send(request)
+        except trio.Cancelled:
+            with trio.move_on_after(_LAST_WORDS_S, shield=True) as scope:
+                await inbox.send(request)
+            if scope.cancelled_caught:
+                _log.warning("disconnect_not_posted")
+            raise
+
+
 class Server:
     """The local API. Owns the set of its clients, for the limit on their number."""
 
@@ -78,13 +96,9 @@ class Server:
     async def _tell_gone(self, connection: Connection, log: Logger) -> None:
         """Also when the daemon stops: the node may still be flushing what this client had open."""
         try:
-            with trio.move_on_after(_LAST_WORDS_S, shield=True) as scope:
-                await self._inbox.send(connection.disconnected())
+            await post_last(self._inbox, connection.disconnected())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("node_stopped_first")  # then it holds nothing for the client any more
-        else:
-            if scope.cancelled_caught:
-                log.warning("disconnect_not_posted")
 
     async def _converse(self, stream: trio.SocketStream, connection: Connection, log: Logger) -> None:
         with connection.overrun as overrun:

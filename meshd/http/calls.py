@@ -6,15 +6,12 @@ from typing import Any
 import trio
 
 from meshd.api.handlers import build
-from meshd.api.server import Inbox
+from meshd.api.server import Inbox, post_last
 from meshd.errors import MeshdError
 from meshd.node.requests import Disconnected, Failure, Item, Reply, Request, Result
 
 ANSWER_S = 10.0
 """How long the node may take for what waits for nobody else."""
-
-_LAST_WORDS_S = 1
-"""How long the node's inbox may take when a client has gone."""
 
 
 class Call:
@@ -80,12 +77,11 @@ class Call:
         return self._changed
 
     async def close(self) -> None:
-        """Nobody waits any more: the node forgets what this port had open. Also works while being cancelled."""
+        """Nobody waits any more: the node forgets what this port had open. Cancelled, it still tries for a second."""
         if not self._is_known:
             return
         try:
-            with trio.move_on_after(_LAST_WORDS_S, shield=True):
-                await post(self._inbox, Disconnected(port=self, id=0, principal=self.principal))
+            await post_last(self._inbox, Disconnected(port=self, id=0, principal=self.principal))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # the node stopped first, and holds nothing for anybody any more
 

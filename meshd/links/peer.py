@@ -347,5 +347,7 @@ class PeerControl:
         if surplus > 0:
             ranked = rank(self._candidates.values(), self._networks, now)
             hopeless = [c for c in self._candidates.values() if c not in ranked]
-            for candidate in (*hopeless, *reversed(ranked))[:surplus]:
+            # What a person wrote down stays: anybody on the network can announce as many others as he likes.
+            given_up = [c for c in (*hopeless, *reversed(ranked)) if c.source != "static"]
+            for candidate in given_up[:surplus]:
                 del self._candidates[candidate.address]

@@ -28,8 +28,12 @@ from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
 from meshd.store.ops import PutFact, Snapshot
 from meshd.trust.seal import sign_blob, sign_stale_epoch
+from meshd.wire import codec
 from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content
-from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, BundleFrame, Busy, Kind, Refused, Routed, plain_number
+from meshd.wire.frames import number as number_shape
+
+_EPHEMERAL_FACT = "ephemeral"
 
 
 class Arriving:
@@ -53,6 +57,8 @@ class Arriving:
         self._waits = Soonest()
         self._receipt_count = 0
         self._last_ephemeral: dict[tuple[NodeId, Priority], Number] = {}
+        self._unnoted: set[tuple[NodeId, Priority]] = set()
+        """Flows whose last ephemeral number the disk does not know."""
 
     @property
     def usage_bytes(self) -> int:
@@ -68,6 +74,8 @@ class Arriving:
         self.opening.restore(snapshot)
         for row, held in self.releasing.restore(snapshot):
             self._flow(row.source, row.priority).restore_held(held)
+        for key, value in snapshot.facts.get(_EPHEMERAL_FACT, {}).items():
+            self._last_ephemeral[parse_flow_key(key)] = number_shape(codec.decode(value))
         self.greet(self._me)  # no link comes up that would bring the receipts which the last life did not store
 
     def start_epoch(self, epoch: Epoch) -> None:
@@ -191,6 +199,7 @@ class Arriving:
             turn.log("warning", "bundle not authentic", source=source, reason=error.reason)
             return
         self._last_ephemeral[source, head.flow.priority] = head.number
+        self._unnoted.add((source, head.flow.priority))
         self.releasing.pass_through(turn, head, content, arrival.frame.age_ms)
 
     def take_own_ephemeral(self, turn: Turn, draft: Draft, lifetime_ms: int) -> None:
@@ -298,6 +307,19 @@ class Arriving:
             if link is not None and link.suspect and (other := peers.other_way(source, link)) is not None:
                 turn.when_durable.append(self._routed(other, source, receipt))
         self._dirty.clear()
+        self._note_ephemeral(turn)
+
+    def _note_ephemeral(self, turn: Turn) -> None:
+        """Write the last numbers down with what is written anyway: ephemeral mail alone never wakes the disk.
+
+        A hop that kept such a bundle could hand it over again to the next life, as far as this one did not note it.
+        """
+        if self._unnoted and (turn.ops or turn.lazy_ops or turn.journal):
+            ops = turn.ops or turn.lazy_ops
+            for flow in sorted(self._unnoted):
+                last = plain_number(self._last_ephemeral[flow])
+                ops.append(PutFact(_EPHEMERAL_FACT, flow_key(*flow), codec.encode(last)))
+            self._unnoted.clear()
 
     def greet(self, source: NodeId) -> None:
         """There is a path to a device: make sure that it gets the receipts of this moment."""

@@ -248,6 +248,8 @@ class Membership:
 
     def received(self, turn: Turn, link: Link, frame: Frame, peers: Peers) -> bool:
         """Take a frame of the exchange. Returns whether it was one. Raises RemoteProtocolError."""
+        if isinstance(frame, RosterHeads | CardVersions) and not link.questions.take(turn.now):
+            raise RemoteProtocolError("P_FLOOD", "more questions for roster and cards than its share")
         match frame:
             case RosterHeads():
                 for part in _chunks(self.require_roster().statements_beyond(frame.heads)):

@@ -10,6 +10,7 @@ from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
 from meshd.links.quality import Quality
 from meshd.node.effects import CloseLink
 from meshd.node.turn import Turn
+from meshd.routing.budget import Budget
 from meshd.transport.base import Address
 
 WINDOW_BYTES = 4 * 1024 * 1024
@@ -17,6 +18,9 @@ WINDOW_BYTES = 4 * 1024 * 1024
 
 NO_ROW = 0
 """The row of what is not in the spool: ephemeral bundles, which are sent once."""
+
+QUESTIONS_AT_ONCE = 8
+QUESTIONS_PER_S = 0.1
 
 _ADDRESSES_KEPT = 32
 _BROKEN = ("lost", "P_TIMEOUT")
@@ -57,6 +61,8 @@ class Link:
     """Destinations with mail that the window held back."""
     declines: bool = False
     """The peer was asked to carry, and would not, or had no room."""
+    questions: Budget = attrs.field(factory=lambda: Budget(QUESTIONS_AT_ONCE, QUESTIONS_PER_S))
+    """What the peer may still ask of roster and cards: it asks at the beginning of a link, and an answer may be all."""
 
     @property
     def number(self) -> int:
@@ -263,8 +269,8 @@ class Peers:
         for address, source in addresses:
             if address not in known:
                 news = True
-                if len(known) >= _ADDRESSES_KEPT:
-                    del known[next(iter(known))]
+                if len(known) >= _ADDRESSES_KEPT:  # what a person wrote down stays: anybody can announce others
+                    del known[next((old for old in known if known[old] != "static"), next(iter(known)))]
             known[address] = source
         return news
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from meshd.api import protocol
+from meshd.api.server import post_last
 from meshd.errors import MeshdError
 from meshd.node import requests
 from tests.api.node import Node, daemon
@@ -341,3 +343,44 @@ def test_second_daemon_is_refused(tmp_path: Path) -> None:
         assert await works(path)
 
     with_daemon(body, tmp_path)
+
+
+class FullInbox:
+    """A node that does not come to its inbox until ``opened``."""
+
+    def __init__(self) -> None:
+        self.opened = trio.Event()
+        self.told: list[requests.Request] = []
+
+    def send_nowait(self, value: requests.Request, /) -> None:
+        raise trio.WouldBlock
+
+    async def send(self, value: requests.Request, /) -> None:
+        await self.opened.wait()
+        self.told.append(value)
+
+
+def test_a_node_that_is_busy_for_long_still_hears_that_a_client_is_gone() -> None:
+    """Else it would keep the client's leases until it is started again."""
+
+    async def main() -> None:
+        inbox = FullInbox()
+        gone = requests.Disconnected(port=Node(), id=0, principal="uid:1")  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(post_last, inbox, gone)
+            await trio.sleep(60)
+            inbox.opened.set()
+        assert inbox.told == [gone]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_daemon_that_stops_waits_a_second_for_the_node_to_hear_it() -> None:
+    async def main() -> float:
+        gone = requests.Disconnected(port=Node(), id=0, principal="uid:1")  # type: ignore[arg-type]
+        with trio.move_on_after(10) as stopping:
+            await post_last(FullInbox(), gone)
+        assert stopping.cancelled_caught
+        return trio.current_time()
+
+    assert 11 <= trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)) < 12

@@ -290,3 +290,15 @@ def test_what_is_announced_no_more_on_a_network_is_forgotten() -> None:
     assert {c.address for c in it.statistics(100.0).candidates} == {new, elsewhere, written}
     it.candidates_seen([Address("websocket", "10.0.0.10", 7843)], "mdns", 101.0)
     assert new in {c.address for c in it.statistics(101.0).candidates}
+
+
+def test_no_flood_of_announcements_pushes_out_what_a_person_wrote_down() -> None:
+    it = control()
+    far = Address("quic", "203.0.113.9", 7843)
+    it.networks_changed([LocalNetwork(interface="eth0", network=ipaddress.ip_network("10.0.0.0/8"))], 0.0)
+    it.candidates_seen([far], "static", 0.0)
+    dial_fails(it, 1.0)  # it ranks last now
+    it.candidates_seen([Address("quic", f"10.1.{n}.1", 7843) for n in range(200)], "mdns", 2.0)
+    candidates = [candidate.address for candidate in it.statistics(2.0).candidates]
+    assert len(candidates) == MAX_CANDIDATES
+    assert far in candidates

@@ -7,13 +7,14 @@ from meshd.delivery.outbox import flow_key
 from meshd.delivery.sessions import MAX_SESSIONS
 from meshd.ids import Epoch, Number, Priority
 from meshd.links.events import FramesReceived, LinkUp
+from meshd.node.peers import Peers
 from meshd.node.requests import Failure
 from meshd.store.ops import PutFact
 from meshd.transport.base import Address
 from meshd.trust.seal import SourceSession, sign_need_offer
 from meshd.trust.statement import Grant, Remove, sign_statement
 from meshd.wire.bundle import bundle_id, decode_head
-from meshd.wire.frames import MAX_HEADS, MAX_HOPS, Ack, BundleFrame, Frame, Kind, Routed
+from meshd.wire.frames import MAX_HEADS, MAX_HOPS, Ack, BundleFrame, Frame, Kind, RosterHeads, Routed
 from tests.node.harness import Device, World
 from tests.trust.people import device, granted, mesh_of
 
@@ -122,6 +123,52 @@ class TestRosters:
         world.disconnect(a, b)
         world.connect(a, b)
         assert (a.closed, b.closed) == ([], [])
+
+
+class TestReplays:
+    def test_ephemeral_mail_is_not_taken_again_by_the_next_life(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        world.connect(a, b)
+        a.send("d1", b"stored")
+        reader = b.read()
+        a.send("d1", b"said once", ephemeral=True)
+        assert reader.payloads == [b"stored", b"said once"]
+        assert not b.store  # the disk sleeps on
+        kept = world.bundles[-1]
+        a.send("d1", b"stored too")
+        b.crash()
+        world.connect(a, b)
+        reader = b.read()
+        world.inject(a, b, kept)
+        assert b"said once" not in reader.payloads
+        a.send("d1", b"new", ephemeral=True)
+        assert reader.payloads[-1] == b"new"
+
+
+class TestFloods:
+    def test_whoever_asks_for_all_again_and_again_loses_its_link(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        world.connect(a, b)
+        said: list[Frame] = []
+
+        def loses(sender: Device, _: Device, frame: Frame) -> bool:
+            if sender is a:
+                said.append(frame)
+            return False
+
+        world.loses = loses
+        world.inject(b, a, *[RosterHeads(())] * 1000)
+        assert [closing.code for closing in a.closed] == ["P_FLOOD"]
+        assert len(said) < 20
+
+    def test_announced_addresses_do_not_push_out_what_a_person_wrote_down(self) -> None:
+        peers = Peers(device(0).node_id)
+        written = Address("quic", "relay.example", 443)
+        peers.seen(device(1).node_id, [(written, "static")])
+        peers.seen(device(1).node_id, [(Address("quic", "10.0.0.1", port), "mdns") for port in range(1, 200)])
+        assert written in peers.peer(device(1).node_id).addresses
 
 
 class TestServices:
