@@ -33,7 +33,7 @@ _READ_BYTES = 256 * 1024
 _log = get_logger("meshd.api")
 
 
-async def post_last(inbox: Inbox, request: Request) -> bool:
+async def post_last(inbox: Inbox, request: Request) -> None:
     """Tell the node that a client is gone, however long its inbox is full: it holds leases for the client until then.
 
     Cancelled, it still tries for a second. Raises as ``inbox.send``.
