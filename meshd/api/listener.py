@@ -96,7 +96,7 @@ def _require_free(path: str) -> None:
             return  # left behind by a process that is gone; the rename replaces it
         except BlockingIOError:
             pass  # it listens, and its queue of connections is full
-    raise MeshdError("E_RUNNING", f"A daemon already answers on {path}.")
+    raise MeshdError("E_RUNNING", f"A daemon already answers on {path}.", "Use that one, or another --runtime-dir.")
 
 
 def _bind(settings: SocketSettings) -> tuple[trio.socket.SocketType, tuple[int, int]]:

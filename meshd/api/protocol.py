@@ -238,7 +238,7 @@ def _message_id(value: str) -> str:
 
 _headers = mapping(32, text(64), text(MAX_HEADERS_BYTES))
 _device = matching(text(63), _is_device, "a device's name, id or start of an id")
-_service = matching(text(64), is_service_name, "a service name: letters, digits, '.', '_', '-', at most 64")
+_service = matching(text(64), is_service_name, "1 to 64 letters, digits, '.', '_' and '-', a letter or digit first")
 _reply_to = optional(_service)
 
 
@@ -314,8 +314,8 @@ def _spans(value: Any) -> dict[int, tuple[tuple[int, int], ...]]:
 
 _wait = _one_of("accepted", "sent", "delivered", "consumed")
 _role = _one_of("member", "admin", "relay")
-_name = matching(text(63), is_device_name, "a device name: letters, digits, '.', '_', '-', at most 63")
-_mesh_name = matching(text(63), lambda name: bool(name.strip()) and name.isprintable(), "a name")
+_name = matching(text(63), is_device_name, "1 to 63 letters, digits, '.', '_' and '-', a letter or digit first")
+_mesh_name = matching(text(63), lambda name: bool(name.strip()) and name.isprintable(), "1 to 63 visible characters")
 _id = converted(text(32), _message_id)
 _subscription = uint(_MAX_ID, 1)
 _nothing = _arguments({})

@@ -290,7 +290,7 @@ class MemoryNetwork:
         if listener.certificate != pin.certificate:
             raise TransportError("certificate refused: it is not the known one")
         if pin.server_name not in _names(listener.certificate):
-            raise TransportError(f"certificate refused: it is not for {pin.server_name}")
+            raise TransportError("certificate refused: it is not the known one")
         outgoing, incoming = Pipe(*there), Pipe(*back)
         local = Address(address.transport, source, next(self._ports))
         dialer = MemoryConnection(

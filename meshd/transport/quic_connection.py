@@ -410,12 +410,18 @@ def delay_acks(quic: aioquic_connection.QuicConnection, seconds: float) -> None:
     quic._ack_delay = seconds
 
 
+_CERTIFICATE_ALERTS = range(42, 49)
+"""From ``bad_certificate`` to ``unknown_ca`` (RFC 8446, section 6). Their texts quote what no person can read."""
+
+
 def _explain(event: events.ConnectionTerminated) -> str:
     """One line for people."""
     if event.reason_phrase == _IDLE:
         return "no answer for too long"
     if not event.error_code and not event.reason_phrase:
         return "closed by the other side"
+    if event.error_code - 0x100 in _CERTIFICATE_ALERTS:
+        return "certificate refused: it is not the known one"
     if 0x100 <= event.error_code <= 0x1FF:  # RFC 9001 section 4.8: a TLS alert
         return f"certificate refused: {event.reason_phrase or 'TLS failed'}"
     return f"closed: {event.reason_phrase or hex(event.error_code)}"

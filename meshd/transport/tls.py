@@ -231,7 +231,7 @@ class TlsStream(trio.abc.Stream):
 def _explain(error: ssl.SSLError) -> str:
     """One line for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate refused: {error.verify_message}"
+        return "certificate refused: it is not the known one"
     if isinstance(error, ssl.SSLEOFError) or error.reason is None:  # Python 3.11.2 knows no reason for an early end
         return "the other side hung up during the TLS handshake"
     return f"TLS handshake failed: {error.reason.lower().replace('_', ' ')}"
