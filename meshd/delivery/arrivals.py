@@ -270,7 +270,7 @@ _spans = array(record(_items, uint(), uint()), 1 << 20)
 _STATE = record(
     _items,
     optional(number_shape),
-    array(record(_items, epoch_shape, uint(), _spans, uint(), _spans), MAX_EPOCHS),
+    array(record(_items, epoch_shape, uint(), _spans, uint(), _spans), 1 << 20),
     mapping(1 << 20, text(64), number_shape),  # our own word: a limit of another version must not keep us from starting
     array(record(_items, number_shape, text(32)), MAX_REFUSALS),
 )

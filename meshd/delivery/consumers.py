@@ -90,6 +90,12 @@ class Cursor:
         if offset > self.next:
             self.done.add_span(self.next, offset - 1)
             self.next = offset
+            self._forget_attempts()
+
+    def _forget_attempts(self) -> None:
+        """At what is done: also at what was deleted while nobody held it."""
+        if self._attempts:
+            self._attempts = {offset: count for offset, count in self._attempts.items() if offset not in self.done}
 
     def take(self, entry: Entry) -> list[Span]:
         """The next batch is handed out; return what of it is not done. All of it, but after a lost lease."""
@@ -211,6 +217,7 @@ class Cursor:
         for first, last in zip(spans[::2], spans[1::2], strict=True):
             cursor.done.add_span(first, last)
         cursor._attempts.update(attempts)
+        cursor._forget_attempts()
         return cursor
 
 
@@ -275,7 +282,10 @@ _name = matching(text(64), is_service_name, "a name")
 _KEY = record(_items, _name, _name)
 _MOST_SPANS = MAX_HOLES + MAX_OUTSTANDING + 512
 _spans = matching(array(uint(), 2 * _MOST_SPANS), lambda values: len(values) % 2 == 0, "pairs")
-_cursor = record(Cursor.restore, uint(), uint(), uint(), _spans, array(record(_items, uint(), uint()), _MOST_SPANS))
+_MOST_ATTEMPTS = 1 << 20
+"""Far more than there can be: some version forgot to forget them, and must not keep this one from starting."""
+
+_cursor = record(Cursor.restore, uint(), uint(), uint(), _spans, array(record(_items, uint(), uint()), _MOST_ATTEMPTS))
 _STATE = record(
     lambda version, idle_ms, cursors: (idle_ms, cursors),
     uint(_STATE_VERSION, _STATE_VERSION),

@@ -24,7 +24,7 @@ class Turn:
         tally: counts what happens, over all turns.
         effects: to be carried out now.
         ops: to be committed at once, in one transaction.
-        when_durable: effects that wait for that commit.
+        when_durable: effects that wait for that commit, and for all before it.
         lazy_ops: to be committed whenever the next commit happens.
         when_written: effects that wait for the commit of ``lazy_ops``; tried again with the ends in it when it fails.
     """
@@ -105,7 +105,7 @@ class Tickets:
         return self._next - 1
 
     def commit(self, turn: Turn) -> int | None:
-        """Emit the commits for a turn's ops, then its reads; effects that wait for nothing are carried out now.
+        """Emit the commits for a turn's ops, then its reads; effects that wait for no commit are carried out now.
 
         Returns the ticket of the lazy commit.
         """
@@ -116,6 +116,9 @@ class Tickets:
             ticket = self.take()
             self._waiting[ticket] = tuple(turn.when_durable)
             turn.emit(Commit(ticket, tuple(turn.ops), chained=True))
+        elif turn.when_durable and self._waiting:  # what it says may rest on what is still on its way to the disk
+            last = next(reversed(self._waiting))
+            self._waiting[last] += tuple(turn.when_durable)
         else:
             turn.effects += turn.when_durable
         lazy = self.take() if turn.lazy_ops else None

@@ -8,7 +8,7 @@ from meshd.delivery.sessions import MAX_SESSIONS
 from meshd.ids import Epoch, Number, Priority
 from meshd.links.events import FramesReceived, LinkUp
 from meshd.node.peers import Peers
-from meshd.node.requests import Failure
+from meshd.node.requests import Acknowledge, Failure
 from meshd.store.ops import PutFact
 from meshd.transport.base import Address
 from meshd.trust.seal import SourceSession, sign_need_offer
@@ -171,6 +171,27 @@ class TestFloods:
         assert written in peers.peer(device(1).node_id).addresses
 
 
+class TestReaders:
+    def test_what_is_given_back_until_it_expires_is_forgotten(self) -> None:
+        """The daemon did not start again after some thousands of such messages."""
+        world = World(1)
+        [a] = world.devices
+        for _ in range(3):
+            a.send("d0", *[b"x"] * 200, lifetime_ms=1000)
+            reader = a.read()
+            nack = [(message.offset, message.offset) for message in reader.messages]
+            a.ask(Acknowledge, subscription=reader.number, up_to={}, ranges={}, nack={int(Priority.NORMAL): nack})
+            a.cancel(reader.number)
+            world.advance(5)
+        a.send("d0", b"y")
+        reader = a.read()
+        assert [message.payload for message in reader.messages] == [b"y"]
+        state = a.node._mail.mailboxes._mailboxes["box"]._consumers["default"].cursors[Priority.NORMAL]
+        assert not state.has_attempts
+        a.crash()
+        assert a.read().payloads == [b"y"]
+
+
 class TestServices:
     def test_ephemeral_mail_that_nobody_reads_leaves_nothing_behind(self) -> None:
         world = World(2)
@@ -200,3 +221,30 @@ class TestServices:
         a.crash()
         assert a.result(a.send("d0", b"y", service="s1", wait="delivered"))["state"] == "delivered"
         assert a.read("s1").payloads == [b"y"]
+
+
+class TestAcks:
+    def test_what_is_handed_over_twice_is_acked_when_the_first_is_on_disk(self) -> None:
+        """Else a hop lets go of what a power cut can still take from the next."""
+        world = World(3)
+        a, hop, b = world.devices
+        world.connect(a, hop)
+        world.connect(hop, b)
+        world.advance(10)
+        acks: list[Ack] = []
+
+        def loses(sender: Device, receiver: Device, frame: Frame) -> bool:
+            if sender is hop and receiver is a and isinstance(frame, Ack):
+                acks.append(frame)
+            return sender is hop and receiver is b and isinstance(frame, BundleFrame)
+
+        world.loses = loses
+        hop.is_store_held = True
+        a.send("d2", b"x")
+        kept = world.bundles[-1]
+        world.inject(a, hop, kept)
+        assert acks == []
+        hop.is_store_held = False
+        world.pump()
+        bundle = bundle_id(kept.head, kept.body)
+        assert [ack.stored for ack in acks] == [(bundle,), (bundle,)]
