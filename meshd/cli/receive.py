@@ -38,7 +38,7 @@ def receive(session: Session, service: str, count: int | None, consumer: str, fo
     --follow, never ends. --timeout limits it all: when it passes first, the exit code is 4.
 
     Each message is acknowledged after it was printed, and then never shown to this consumer again.
-    Without --json a message that is not text is shown by its size only.
+    Without --json a message that is not text is shown by its size only, and stays in the mailbox.
     """
     if count is not None and follow:
         raise MeshdError("E_USAGE", "--count and --follow exclude each other.")
@@ -54,9 +54,10 @@ def receive(session: Session, service: str, count: int | None, consumer: str, fo
                 wanted = f" of {count}" if count else ""
                 received = f"{shown}{wanted} received" if shown else "Nothing received"
                 raise MeshdError("E_TIMEOUT", f"{received} within {session.timeout:g} s.")
-            _show(session, service, delivery)
+            is_whole = _show(session, service, delivery)
             shown += 1
-            subscription.ack(delivery)
+            if is_whole:
+                subscription.ack(delivery)
             if delivery.index + 1 == delivery.batch.count:  # one round trip and one commit a batch, not a message
                 subscription.flush()
     if not shown and not session.as_json and screen.on_terminal():
@@ -81,10 +82,11 @@ def _next(subscription: Subscription, deadline: float | None, quiet_s: float | N
         return None
 
 
-def _show(session: Session, service: str, delivery: Delivery[Subscription]) -> None:
+def _show(session: Session, service: str, delivery: Delivery[Subscription]) -> bool:
+    """Print a message. Returns whether all of it was: its size is not what somebody waits for."""
     if session.as_json:
         screen.document(_document(service, delivery))
-        return
+        return True
     if delivery.missing is not None:
         some = "some mail" if delivery.missing.bundles is None else counted(delivery.missing.bundles, "bundle")
         screen.hint(f"({some} from {delivery.source_name} will not come: {delivery.missing.reason})")
@@ -92,14 +94,17 @@ def _show(session: Session, service: str, delivery: Delivery[Subscription]) -> N
     notes += [note for note, is_so in (("late", delivery.late), ("again", delivery.redelivered)) if is_so]
     label = screen.paint(screen.printable(delivery.source_name), bold=True)
     aside = screen.paint(f" ({', '.join(notes)})", dim=True) if notes else ""
-    screen.line(f"{label}{aside}: {_text(delivery.payload)}")
+    text = _text(delivery.payload)
+    kept = f"<{counted(len(delivery.payload), 'byte')}, not text; kept for --json>"
+    screen.line(f"{label}{aside}: {kept if text is None else text}")
+    return text is not None
 
 
-def _text(payload: bytes) -> str:
+def _text(payload: bytes) -> str | None:
     try:
         return screen.printable(payload.decode())
     except UnicodeDecodeError:
-        return f"<{counted(len(payload), 'byte')}, not text; --json shows them>"
+        return None
 
 
 def _document(service: str, delivery: Delivery[Subscription]) -> dict[str, object]:

@@ -160,7 +160,7 @@ class Relay:
             except OSError as error:
                 raise MeshdError(
                     "E_PORT",
-                    f"{transport.name} can't listen: {error.strerror or error}.",
+                    f"{transport.name} {error.strerror or error}.",
                     "Stop what holds the port, or choose another with --listen.",
                 ) from error
         named = addresses_of_urls(listen.urls)

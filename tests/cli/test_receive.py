@@ -133,12 +133,14 @@ def test_people_see_age_gaps_and_size_instead_of_bytes(meshctl: Meshctl, daemon:
         batch(1, b"\xff\xfe", redelivered=True, missing={"bundles": 2, "reason": "expired"}),
     ]
     daemon.answers |= {"subscribe": Stream((items,)), "ack": {}}
-    assert meshctl("receive").out.splitlines() == [
+    told = meshctl("receive").out.splitlines()
+    assert acked(daemon) == [(2, 0, 0)], "what was not shown is kept"
+    assert told == [
         "(some mail from attic will not come: expired)",
         "attic (3 min old, late): a",
         "b\\x1b[2J",
         "(2 bundles from attic will not come: expired)",
-        "attic (again): <2 bytes, not text; --json shows them>",
+        "attic (again): <2 bytes, not text; kept for --json>",
     ]
 
 
