@@ -33,7 +33,8 @@ class Linking:
     """Tells every part about links and paths, in the right order.
 
     Args:
-        seen: the highest epoch of this device that the mesh has been heard to know, in this life.
+        seen: the highest epoch of this device that the mesh has been heard to know, in this life, of those that
+            another life had, or that this one needs another for.
     """
 
     membership: Membership
@@ -64,7 +65,7 @@ class Linking:
             return
         self.company.touch()
         self.membership.saw_epoch(turn, event.peer, event.epoch)
-        if event.seen is not None and event.seen > own_epoch:
+        if event.seen is not None and event.seen != own_epoch and event.seen.counter >= own_epoch.counter:
             self._note_seen(event.seen)
         before = self.peers.link_to(event.peer)
         link = self.peers.up(turn, event)

@@ -308,9 +308,12 @@ class Node:
     # --- this life
 
     def _outdo_earlier_lives(self, turn: Turn) -> None:
-        """The mesh knows a later life of ours: this disk is an old copy. Number above it, or lose everything."""
+        """The mesh knows another life of ours that is not before this one: this disk is an old copy. Number above it.
+
+        Of two lives with one counter neither is later: bundles tell them apart by all of the epoch, receipts do not.
+        """
         seen = self._parts.linking.seen
-        if seen is None or seen < self._highest_epoch:
+        if seen is None or seen.counter < self._highest_epoch.counter:
             return
         turn.log("warning", "this device's state is older than its peers remember", seen=seen.counter)
         self._is_changing_epoch = True

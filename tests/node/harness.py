@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
+import apsw
 import attrs
 
 from meshd.ids import NodeId, Priority, parse_message_id
@@ -173,12 +174,20 @@ class Device:
         )
         self._carry_out(self.node.start(self.world.now))
 
-    def crash(self) -> None:
-        """Power cut and new start: what was not committed is gone, all links end."""
+    def crash(self, *, disk: bytes | None = None) -> None:
+        """Power cut and new start: what was not committed is gone, all links end. With an older ``disk``, if given."""
         for peer in list(self.links):
             self.world.disconnect(self, self.world.device(peer))
         self.client = Client()
+        if disk is not None:
+            connection = apsw.Connection(":memory:")
+            connection.deserialize("main", disk)
+            self.database = Database(connection, None)
         self.start()
+
+    def image(self) -> bytes:
+        """A copy of the disk as it is now."""
+        return self.database._connection.serialize("main")
 
     # --- turns
 

@@ -504,6 +504,29 @@ def test_a_restart_of_both_in_the_middle_of_a_stream() -> None:
     assert reader.payloads == [b"%d" % i for i in range(10)]
 
 
+@pytest.mark.parametrize("is_above", [False, True])
+def test_of_two_lives_with_one_counter_the_later_one_is_heard(is_above: bool) -> None:
+    world, a, b = linked()
+    disk = b.image()
+    b.crash()
+    world.connect(b, a)
+    reader = b.read()
+    for i in range(8):
+        a.send("d1", b"%d" % i)
+        reader.ack()
+    earlier = b.node.epoch
+    b.crash(disk=disk)
+    while (b.node.epoch > earlier) is not is_above:
+        b.crash(disk=disk)
+    assert b.node.epoch.counter == earlier.counter
+    world.connect(b, a)
+    sent = a.send("d1", b"again", wait="consumed")
+    b.read().ack()
+    world.advance(1)
+    assert a.result(sent)["state"] == "consumed"
+    assert "this device's state is older than its peers remember" in b.events()
+
+
 def held_unopened(device: Device) -> object:
     return device.node._mail.arriving.opening._sessions._held
 
