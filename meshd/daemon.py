@@ -18,7 +18,7 @@ from meshd.clock import MeshClock
 from meshd.config import Alerts, Config
 from meshd.discovery.events import NetworkChanged, ThriftChanged
 from meshd.discovery.interfaces import Interface, interfaces
-from meshd.discovery.mdns import run_mdns
+from meshd.discovery.mdns import NO_SUCH_INTERFACE, run_mdns
 from meshd.discovery.netwatch import watch_network, watch_resume
 from meshd.discovery.power import watch_power
 from meshd.discovery.sightings import Sightings
@@ -294,6 +294,8 @@ class _Daemon:
             end_outage(outages, part)
         for interface, reason in reasons.items():
             fix = CATALOGUE["E_MULTICAST"].advice.replace("NAME", interface)
+            if reason == NO_SUCH_INTERFACE:
+                fix = "Correct discovery.interfaces. What there is: ip -brief link."
             note_outage(outages, Outage(part=f"{MDNS}{interface}", code="E_MULTICAST", reason=reason, fix=fix))
 
     async def _serve_http(self, nursery: trio.Nursery) -> None:

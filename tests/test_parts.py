@@ -122,6 +122,24 @@ def test_a_network_without_multicast(place: Place, fault: str) -> None:
         daemon.close()
 
 
+def test_named_interfaces_of_which_none_is_there(place: Place) -> None:
+    config = CONFIG.replace("mdns = false", 'mdns = true\ninterfaces = ["nope0", "nope1"]')
+    place.config.write_text(config, encoding="utf-8")
+    daemon = run_until(place, ['"discovery.mdns on nope1"'])
+    try:
+        assert outages(place) == dict.fromkeys(("discovery.mdns on nope0", "discovery.mdns on nope1"), "E_MULTICAST")
+        assert "ip -brief link" in ask(place, "status")["outages"][0]["fix"]
+        assert daemon.stop() == 0
+    finally:
+        daemon.close()
+    place.config.write_text(config.replace("nope0", "lo"), encoding="utf-8")
+    daemon = run_until(place, ["does not exist"])
+    try:
+        assert outages(place) == {}
+    finally:
+        daemon.close()
+
+
 def without(family: str) -> list[str]:
     return [sys.executable, "-m", "tests.without", family]
 

@@ -38,6 +38,9 @@ Input: TypeAlias = Announce | Members | NetworkChanged | Resumed
 Post: TypeAlias = Callable[[PeerSeen | PeerGone], Awaitable[None]]
 Report: TypeAlias = Callable[[Mapping[str, str]], None]
 
+NO_SUCH_INTERFACE = "there is no such interface"
+"""Why nobody can be found on one that discovery.interfaces names."""
+
 log = get_logger(__name__)
 
 
@@ -238,7 +241,12 @@ class _Wanted:
     salt: bytes = attrs.Factory(lambda self: self.rng.randbytes(SALT_SIZE), takes_self=True)
 
     def unable(self) -> dict[str, str]:
-        """Interfaces that lead to a local network, and can't be used for want of multicast."""
+        """Interfaces of a local network that can't be used for want of multicast; or the named ones, if none exists.
+
+        Of several named ones some may come and go.
+        """
+        if self.named and self.interfaces and self.named.isdisjoint(interface.name for interface in self.interfaces):
+            return dict.fromkeys(sorted(self.named), NO_SUCH_INTERFACE)
         return {
             interface.name: "multicast is switched off for this interface"
             for interface in self.interfaces
