@@ -1,15 +1,13 @@
 """One QUIC connection as a pipe of frames: two streams for the two lanes, each with a window of its own.
 
-aioquic takes in and buffers without measure, so each lane's receiver grants what it has room for,
-in-band (see framing), and a peer that sends more is cut off.
+aioquic takes in and buffers without measure, so each lane's receiver grants what it has room for
+(see lanes), and a peer that sends more is cut off.
 """
 
 import enum
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 
-import attrs
 import trio
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic import events
@@ -20,23 +18,19 @@ from meshd.transport.base import Address, Lane, TransportError
 from meshd.transport.framing import (
     BATCH_BYTES,
     INITIAL_LIMIT,
-    PREFIX_BYTES,
-    FrameReader,
     encode_batches,
     encode_grant,
     oversized,
 )
+from meshd.transport.lanes import INITIAL_WINDOW_BYTES, LaneWindow
 from meshd.transport.sockets import SockAddr, to_address
 from meshd.transport.udp import UdpSocket
-from meshd.wire.frames import ALPN_LINK, MAX_FRAME_BYTES
+from meshd.wire.frames import ALPN_LINK
 
 _log = get_logger(__name__)
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """What a lane may hold unread once the peer is known."""
-
-INITIAL_WINDOW_BYTES = 64 * 1024
-"""What it may hold before: enough for a handshake."""
 
 MAX_SPAN_BYTES = 16 * 1024 * 1024
 """What a peer may make aioquic set aside for data that came out of order."""
@@ -69,21 +63,6 @@ class State(enum.Enum):
     OPENING = "opening"
     OPEN = "open"
     CLOSED = "closed"
-
-
-@attrs.define(eq=False)
-class _LaneState:
-    stream: int
-    reader: FrameReader = attrs.field(factory=lambda: FrameReader(limit=MAX_FRAME_BYTES, grants=True))
-    frames: deque[bytes] = attrs.field(factory=deque)
-    credit: int = INITIAL_WINDOW_BYTES
-    """Bytes that the other side still takes."""
-    credited: trio.Event = attrs.field(factory=trio.Event)
-    granted: int = INITIAL_WINDOW_BYTES
-    """Bytes that the other side may have sent, in all."""
-    consumed: int = 0
-    opened: bool = False
-    finished: bool = False
 
 
 class QuicConnection:
@@ -119,7 +98,7 @@ class QuicConnection:
         self._sending_finished = False
         self._limit = INITIAL_LIMIT
         self._window = INITIAL_WINDOW_BYTES
-        self._lanes = {lane: _LaneState(stream) for stream, lane in _LANES.items()}
+        self._lanes = {lane: LaneWindow(stream) for stream, lane in _LANES.items()}
         self._failure: TransportError | RemoteProtocolError | None = None
         self._kick = trio.Event()
         self._nap = trio.CancelScope()
@@ -212,7 +191,7 @@ class QuicConnection:
             for batch in encode_batches(frames, _WRITE_BYTES):
                 self.check()
                 while state.credit < len(batch):
-                    await state.credited.wait()
+                    await state.wait_for_credit()
                     self.check()
                 begun = True
                 state.credit -= len(batch)
@@ -266,8 +245,7 @@ class QuicConnection:
                         for lane in self._lanes.values():
                             lane.frames.clear()
                     return frames
-                frame = state.frames.popleft()
-                state.consumed += PREFIX_BYTES + len(frame)
+                frame = state.pop()
                 size += len(frame)
                 frames.append(frame)
         if frames:
@@ -276,10 +254,10 @@ class QuicConnection:
 
     def _grant(self) -> None:
         """Let the other side send on when a good part of a window has been read."""
+        if self.state is not State.OPEN or self._sending_finished:
+            return
         for state in self._lanes.values():
-            more = state.consumed + self._window - state.granted
-            if more >= self._window // 4 and self.state is State.OPEN and not self._sending_finished:
-                state.granted += more
+            if more := state.take_grant(self._window):
                 self._quic.send_stream_data(state.stream, encode_grant(more))
                 self._kick.set()
 
@@ -338,22 +316,13 @@ class QuicConnection:
         if lane is None:
             self._end(RemoteProtocolError("P_UNEXPECTED", "a stream that is no lane"))
             return
-        state = self._lanes[lane]
-        state.opened = True
-        state.frames.extend(state.reader.feed(data))
-        if granted := state.reader.take_granted():
-            state.credit += granted
-            state.credited.set()
-            state.credited = trio.Event()
+        error = self._lanes[lane].take_in(data, end=end)
         self._readable.set()
-        if state.reader.framed_bytes > state.granted + PREFIX_BYTES:  # a grant cut in two counts until it is whole
-            self._end(RemoteProtocolError("P_FLOOD", "more than the receiver has room for"))
-        if state.reader.error is not None:
-            self._end(state.reader.error)
-        state.finished = state.finished or end
-        if self.state is State.OPENING and all(lane.opened for lane in self._lanes.values()):
+        if error is not None:
+            self._end(error)
+        if self.state is State.OPENING and all(lane.is_open for lane in self._lanes.values()):
             self._set_open()
-        if all(lane.finished for lane in self._lanes.values()):
+        if all(lane.is_finished for lane in self._lanes.values()):
             self._receive_end()
 
     def _receive_end(self) -> None:
@@ -370,7 +339,7 @@ class QuicConnection:
         self._readable.set()
         self._peer_finished.set()
         for state in self._lanes.values():
-            state.credited.set()
+            state.end_credit()
 
     def _end(self, error: TransportError | RemoteProtocolError) -> None:
         self._fail(error)

@@ -17,8 +17,8 @@ from aioquic.quic.packet import QuicPacketType, pull_quic_header
 
 from meshd.transport.base import Address, Connection, Handler, Lane, TransportError
 from meshd.transport.framing import encode_batches
+from meshd.transport.lanes import INITIAL_WINDOW_BYTES
 from meshd.transport.quic import QuicTransport
-from meshd.transport.quic_connection import INITIAL_WINDOW_BYTES
 from meshd.transport.serving import HalfOpenLimits
 from meshd.wire.frames import MAX_FRAME_BYTES
 from tests.transport.certificates import Certificate
