@@ -30,6 +30,8 @@ from meshd.wire import codec
 
 _EXPIRE_ROWS = 512
 DEAD_LETTER_FACT = "dead-letter"
+DEAD_LETTER_BYTES = 16 * 1024 * 1024
+"""Kept of messages that were given back too often; beyond it the oldest go: they count against no quota."""
 
 
 @attrs.define(eq=False)
@@ -62,6 +64,8 @@ class Mailboxes:
         self._expiry_ticket: int | None = None
         self._consumed_meanwhile: set[int] = set()
         """Rows that were consumed while the read for expired ones was under way."""
+        self._dead_letters: dict[bytes, int] = {}
+        """Their sizes by key, the oldest first."""
         self.names: dict[NodeId, str] = {}
         """Device names, for what readers see; kept by the node."""
 
@@ -74,6 +78,10 @@ class Mailboxes:
         for key, state in snapshot.facts.get(FACT_KIND, {}).items():
             service, consumer = parse_fact_key(key)
             consumers.setdefault(service, {})[consumer] = state
+        letters = snapshot.facts.get(DEAD_LETTER_FACT, {})
+        self._dead_letters = {
+            key: len(letters[key]) for key in sorted(letters, key=lambda key: _buried_ms(letters[key]))
+        }
         for service in backlogs.keys() | consumers.keys():
             self._mailboxes[service] = Mailbox(
                 service,
@@ -293,7 +301,14 @@ class Mailboxes:
         offset = entry.first_offset + effect.index
         key = fact_key(mailbox.service, effect.consumer) + bytes((entry.priority,)) + offset.to_bytes(8, "big")
         message = codec.decode(effect.batch.messages)[effect.index]
-        turn.ops.append(PutFact(DEAD_LETTER_FACT, key, codec.encode([entry.ref, entry.source, turn.now_ms, message])))
+        letter = codec.encode([entry.ref, entry.source, turn.now_ms, message])
+        turn.ops.append(PutFact(DEAD_LETTER_FACT, key, letter))
+        self._dead_letters[key] = len(letter)
+        size_bytes = sum(self._dead_letters.values())
+        while size_bytes > DEAD_LETTER_BYTES:
+            oldest = next(iter(self._dead_letters))
+            size_bytes -= self._dead_letters.pop(oldest)
+            turn.ops.append(DeleteFact(DEAD_LETTER_FACT, oldest))
         turn.log(
             "warning",
             "dead letter",
@@ -302,6 +317,11 @@ class Mailboxes:
             source=entry.source,
             attempts=effect.attempts,
         )
+
+
+def _buried_ms(letter: bytes) -> int:
+    at_ms: int = codec.decode(letter)[2]
+    return at_ms
 
 
 def entry_of(row: InboxRow) -> Entry:

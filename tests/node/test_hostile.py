@@ -7,6 +7,7 @@ from meshd.delivery.outbox import flow_key
 from meshd.delivery.sessions import MAX_SESSIONS
 from meshd.ids import Epoch, Number, Priority
 from meshd.links.events import FramesReceived, LinkUp
+from meshd.node.mailboxes import DEAD_LETTER_BYTES
 from meshd.node.peers import Peers
 from meshd.node.requests import Acknowledge, Failure
 from meshd.store.ops import PutFact
@@ -14,6 +15,7 @@ from meshd.transport.base import Address
 from meshd.trust.seal import SourceSession, sign_need_offer
 from meshd.trust.statement import Grant, Remove, sign_statement
 from meshd.wire.bundle import bundle_id, decode_head
+from meshd.wire.codec import decode, encode
 from meshd.wire.frames import MAX_HEADS, MAX_HOPS, Ack, BundleFrame, Frame, Kind, RosterHeads, Routed
 from tests.node.harness import Device, World
 from tests.trust.people import device, granted, mesh_of
@@ -190,6 +192,23 @@ class TestReaders:
         assert not state.has_attempts
         a.crash()
         assert a.read().payloads == [b"y"]
+
+    def test_messages_that_no_app_can_take_fill_no_disk(self) -> None:
+        world = World(1)
+        [a] = world.devices
+        old = [(bytes((100 - n,)), encode([bytes(10), a.id, n, bytes(1024 * 1024)])) for n in range(20)]
+        a.database.apply([(0, [PutFact("dead-letter", key, letter) for key, letter in old])], world.now_ms)
+        a.crash()
+        a.send("d0", b"poison")
+        for _ in range(20):
+            reader = a.read()
+            nack = [(message.offset, message.offset) for message in reader.messages]
+            a.ask(Acknowledge, subscription=reader.number, up_to={}, ranges={}, nack={int(Priority.NORMAL): nack})
+            a.cancel(reader.number)
+        letters = a.database.snapshot().facts["dead-letter"]
+        assert sum(map(len, letters.values())) <= DEAD_LETTER_BYTES
+        kept = sorted(decode(letter)[2] for letter in letters.values())
+        assert kept == [*range(5, 20), world.now_ms]
 
 
 class TestServices:
