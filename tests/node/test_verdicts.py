@@ -8,8 +8,9 @@ import pytest
 from meshd.discovery.interfaces import IFF_MULTICAST, IFF_POINTOPOINT, Interface, InterfaceAddress, InterfaceKind
 from meshd.discovery.presence import Place
 from meshd.node.insight.evidence import Evidence, PeerEvidence, interface_of
+from meshd.node.insight.grades import Verdict
 from meshd.node.insight.premises import Premises
-from meshd.node.insight.verdicts import Verdict, judge
+from meshd.node.insight.verdicts import judge
 from meshd.node.insight.vitals import Outage
 from meshd.wire.inquiry import Dialed
 
