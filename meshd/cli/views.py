@@ -26,6 +26,7 @@ REASONS = {
     "busy": "the next device has too much in hand",
     "hop-limit": "too many hops; held here",
     "removed": "the device was removed from the mesh",
+    "lifetime": "its lifetime ended",
 }
 """Why mail waits, in words. A code that is not listed is shown as it is, with spaces."""
 

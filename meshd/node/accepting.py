@@ -120,7 +120,7 @@ class Acceptor:
         if not 0 < lifetime_ms <= limits.max_lifetime_ms:
             raise MeshdError(
                 "E_USAGE",
-                f"The lifetime must be over 0 and at most {limits.max_lifetime_ms // 1000} s.",
+                f"The lifetime must be over 0 and at most {limits.max_lifetime_ms / 86_400_000:.4g} days.",
                 "Choose a shorter lifetime, or raise store.max_lifetime.",
             )
         size = sum(message_size(message) for message in request.messages)

@@ -328,7 +328,7 @@ def test_the_details_of_a_life_say_what_they_are(meshctl: Meshctl, daemon: FakeD
         ("copied", "carrier", "attic", "a copy to attic"),
         ("carried", None, "kitchen", "a copy from kitchen, to carry"),
         ("arrived", None, "lights", "for the service lights"),
-        ("expired", "lifetime", None, "lifetime"),
+        ("expired", "lifetime", None, "its lifetime ended"),
     ]
     rows = [{"at": 1, "device": "d", "event": event, "reason": why, "detail": what} for event, why, what, _ in told]
     daemon.answers["trace"] = {"id": MESSAGE_ID, "state": "delivered", "events": rows}
