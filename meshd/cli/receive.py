@@ -102,7 +102,8 @@ def _show(session: Session, service: str, delivery: Delivery[Subscription]) -> b
 
 def _text(payload: bytes) -> str | None:
     try:
-        return screen.printable(payload.decode())
+        # Indented, so that no line of a message looks like a message of another device.
+        return screen.printable(payload.decode()).removesuffix("\n").replace("\n", "\n  ")
     except UnicodeDecodeError:
         return None
 

@@ -138,7 +138,7 @@ def test_people_see_age_gaps_and_size_instead_of_bytes(meshctl: Meshctl, daemon:
     assert told == [
         "(some mail from attic will not come: expired)",
         "attic (3 min old, late): a",
-        "b\\x1b[2J",
+        "  b\\x1b[2J",
         "(2 bundles from attic will not come: expired)",
         "attic (again): <2 bytes, not text; kept for --json>",
     ]
