@@ -17,6 +17,8 @@ RETRY_AFTER_MS = 5_000
 ROW_OVERHEAD_BYTES = 256
 _NEIGHBOUR_SHARE = 0.25
 """Part of the spool's quota that others' mail from one neighbour may take, unless the limits say otherwise."""
+_OTHERS_SHARE = 0.9
+"""Part of it that all others' mail may take, but on a relay, which has none of its own to send."""
 
 
 class Passing:
@@ -68,9 +70,11 @@ class Passing:
     def _is_full(self, neighbour: NodeId, size_bytes: int) -> bool:
         limits = self._limits
         one = limits.quota_bytes * _NEIGHBOUR_SHARE if limits.neighbour_bytes is None else limits.neighbour_bytes
+        others = limits.quota_bytes * (1 if self._membership.is_relay(self._me) else _OTHERS_SHARE)
         return (
             limits.is_disk_full
             or self._spool.size_bytes + size_bytes > limits.quota_bytes
+            or self._spool.others_bytes + size_bytes > others
             or self._spool.custody.charge_of(neighbour) + size_bytes > one
         )
 

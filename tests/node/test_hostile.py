@@ -211,6 +211,22 @@ class TestReaders:
         assert kept == [*range(5, 20), world.now_ms]
 
 
+class TestNeighbours:
+    def test_together_they_leave_a_device_room_for_its_own_mail(self) -> None:
+        world = World(7, quota_bytes=1024 * 1024)
+        hop, *neighbours, away = world.devices
+        for neighbour in neighbours:
+            world.connect(neighbour, hop)
+        world.connect(hop, away)
+        world.advance(10)
+        world.loses = lambda sender, receiver, frame: receiver is away
+        for _ in range(40):
+            for neighbour in neighbours:
+                neighbour.send("d6", bytes(world.rng.randbytes(20_000)))
+        assert hop.node.spool.others_bytes > 700_000
+        assert hop.result(hop.send("d6", bytes(80_000)))["state"] == "accepted"
+
+
 class TestServices:
     def test_ephemeral_mail_that_nobody_reads_leaves_nothing_behind(self) -> None:
         world = World(2)
