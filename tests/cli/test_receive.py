@@ -100,7 +100,7 @@ def test_with_a_timeout_too_few_exits_4_after_printing_what_came(
     meshctl: Meshctl, daemon: FakeDaemon, arguments: tuple[str, ...]
 ) -> None:
     daemon.answers |= {"subscribe": Stream(([batch(0, b"one")],)), "ack": {}}
-    told = meshctl("receive", *arguments, "--timeout", "0.2", "--json")
+    told = meshctl("receive", *arguments, "--timeout", "1.5", "--json")
     assert (told.code, told.error["code"]) == (4, "E_TIMEOUT")
     assert told.error["message"].startswith("1 ")
     assert [document["payload"] for document in told.documents] == ["one"]
