@@ -84,7 +84,8 @@ def test_a_relay_tells_what_it_serves_to_people_scripts_and_prometheus(relay: Re
     [mesh] = told["meshes"]
     assert (mesh["id"], mesh["devices"], mesh["linked"], mesh["bundles"]) == (mesh_id, 1, 1, 0)
     assert mesh["quota_bytes"] == 1 << 30
-    assert (told["links"], told["alerts"]) == (1, [])
+    assert told["links"] >= 1  # two, when the second that was raced came up as well
+    assert told["alerts"] == []
     assert told["commits"] >= 1
     shown = relay.tell("--status")
     assert f"mesh     {mesh_id}  1 of 1 devices linked" in shown
