@@ -217,13 +217,14 @@ class SpoolQueue:
         self._window_bytes -= waiting.size_bytes
         self.discount(waiting.messages, waiting.size_bytes)
 
-    def finish_row(self, row: int, messages: int, size_bytes: int) -> None:
-        """The row with this number waits no longer, wherever it is (expiry)."""
+    def finish_row(self, row: int, messages: int, size_bytes: int) -> Waiting | None:
+        """The row with this number waits no longer, wherever it is (expiry). Returns it if it was in the window."""
         waiting = self.find(row)
         if waiting is not None:
             self.finish(waiting)
         else:
             self.discount(messages, size_bytes)
+        return waiting
 
     def find(self, row: int) -> Waiting | None:
         """The row with this number, if it is in the window."""

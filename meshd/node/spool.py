@@ -134,9 +134,12 @@ class Spool:
 
     def rewind(self, queue: SpoolQueue) -> None:
         """Forget a queue's window: it is read from disk again when there is a path."""
+        self._forget_window(queue)
+        queue.rewind()
+
+    def _forget_window(self, queue: SpoolQueue) -> None:
         if not queue.own:
             self.custody.forget(waiting.bundle for waiting in (*queue.in_flight.values(), *queue.ready))
-        queue.rewind()
 
     def look_at(self, at: float | None) -> None:
         """A queue has something to do by itself then."""
@@ -311,7 +314,9 @@ class Spool:
         rows = self.endings.take_expired(turn, rows, next_expiry_ms)
         for row in rows:
             queue = self.queue(row.destination, row.priority, own=row.own)
-            queue.finish_row(row.row, row.messages, row.size_bytes)
+            waiting = queue.finish_row(row.row, row.messages, row.size_bytes)
+            if waiting is not None and not row.own:
+                self.custody.forget([waiting.bundle])
             self.touch(row.destination)
         own = [row for row in rows if row.own]
         self.outcomes.expired(turn, own)
@@ -333,8 +338,7 @@ class Spool:
                 turn.tally.resent += len(queue.in_flight)
                 turn.emit(DataTimeout(link.peer))
                 link.forget(queue.destination, queue.priority, own=queue.own)
-                if not queue.own:
-                    self.custody.forget(waiting.bundle for waiting in queue.in_flight.values())
+                self._forget_window(queue)
                 queue.retry()
             else:
                 queue.resume()

@@ -4,7 +4,7 @@ import attrs
 
 from meshd.ids import Number
 from meshd.node.requests import Remove, Reply, Result
-from meshd.wire.bundle import decode_head, encode_head
+from meshd.wire.bundle import bundle_id, decode_head, encode_head
 from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
 from tests.node.harness import Device, World
 
@@ -140,6 +140,21 @@ def test_what_a_removed_device_sent_and_nobody_can_open_is_answered_for() -> Non
     a.ask(Remove, device="d3")
     world.advance(1)
     assert (toward_c.unacked, toward_c.unacked_bytes) == ({}, 0)
+
+
+def test_what_expired_on_its_way_is_known_no_more() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    world.loses = lambda sender, _, frame: sender is b and isinstance(frame, BundleFrame)
+    a.send("d2", b"x", lifetime_ms=4_000)
+    [bundle] = [bundle_id(frame.head, frame.body) for frame in world.bundles[-1:]]
+    assert bundle in b.node.spool.custody
+    world.advance(8)
+    assert b.node.spool.messages == 0
+    assert bundle not in b.node.spool.custody
 
 
 def test_many_that_may_go_no_further_do_not_keep_the_disk_busy_and_hide_nothing() -> None:
