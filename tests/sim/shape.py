@@ -1,6 +1,7 @@
 """Who hears whom: a network on which only neighbours do, whatever else is cut and healed."""
 
 import itertools
+import math
 import random
 from collections.abc import Collection, Iterable
 
@@ -57,6 +58,20 @@ class ShapedNetwork(MemoryNetwork):
         )
         self._blocked |= self._walls
         self._review()
+
+    def last_arrival(self) -> float:
+        """When the last frame that is on its way arrives, Trio seconds; those that a partition holds do not count.
+
+        That may be long after it was sent: a packet lost six times holds its lane for 12 s, and the other lane
+        keeps the link alive.
+        """
+        arrivals = [
+            queue.frames[-1][0]
+            for pipe in self._pairs
+            for queue in pipe.lanes.values()
+            if queue.frames and not pipe.dead
+        ]
+        return max((at for at in arrivals if at < math.inf), default=-math.inf)
 
     def hears(self, a: str, b: str) -> bool:
         """Whether there is no wall between them."""

@@ -162,11 +162,17 @@ class World:
                 raise BrokenPromise(f"not settled after {PEACE_LIMIT_S:g} s of peace: {'; '.join(owed[:8])}")
             await trio.sleep(1)
         await trio.sleep(3)
+        for _ in self.hosts:  # what arrives may be sent on, across as many hops
+            await self._be_still()
+        if owed := self._owed():
+            raise BrokenPromise(f"settled, and unsettled again: {'; '.join(owed[:8])}")
+
+    async def _be_still(self) -> None:
+        """Wait until what is on its way has arrived, and what that causes is on disk: receipts may be among it."""
+        await trio.sleep_until(max(self.network.last_arrival(), trio.current_time()))
         with trio.move_on_after(COMMIT_LIMIT_S):  # a slow disk may be at what a new route has caused
             while any(self._is_writing(host) for host in self.hosts):
                 await trio.sleep(0.05)
-        if owed := self._owed():
-            raise BrokenPromise(f"settled, and unsettled again: {'; '.join(owed[:8])}")
 
     async def _be_carried(self) -> None:
         """Wait until laptops have brought everything to where it belongs."""
