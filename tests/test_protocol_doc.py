@@ -111,7 +111,9 @@ SEQNO = Seqno(EPOCH_B, 3)
 
 def handshake() -> tuple[frames.Hello, frames.Challenge, frames.Proof, frames.Welcome]:
     """A dials B: what each of them sends."""
-    dialer = DialerHandshake(A, ROSTER, B.node_id, B.certificate, frames.ALPN_LINK, EPOCH_A, Fixed(0x11))
+    dialer = DialerHandshake(
+        A, ROSTER, B.node_id, B.certificate, frames.ALPN_LINK, EPOCH_A, Epoch(3, b"\xb0" * 8), Fixed(0x11)
+    )
     listener = ListenerHandshake(B, ROSTER, frames.ALPN_LINK, EPOCH_B, {A.node_id: Epoch(6, b"\xa1" * 8)}, Fixed(0x22))
     hello = dialer.start()
     challenge = listener.receive(hello)

@@ -160,6 +160,7 @@ class _Race:
             connection.listener_certificate,
             connection.alpn,
             own.epoch,
+            own.seen.get(self.peer),
             self.context.rng,
         )
         try:

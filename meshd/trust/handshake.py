@@ -5,7 +5,8 @@
     dialer                                  listener
       | -- Hello(versions, nonce) ------------> |
       | <------- Challenge(version, nonce) ---- |
-      | -- Proof(certificate, chain, sig) ----> |   merges the chain, then decides
+      | -- Proof(certificate, epoch, seen,      |
+      |          chain, sig) -----------------> |   merges the chain, then decides
       | <-------- Welcome(epoch, seen, sig) --- |
 
 TLS has shown the dialer the listener's certificate, and that is part of what both sign, so neither
@@ -42,7 +43,7 @@ class HandshakeResult:
     """A link is up.
 
     Args:
-        seen: the highest epoch of ours that the peer knows; only the dialer learns it.
+        seen: the highest epoch of ours that the peer knows.
         chain: the new statements that the dialer brought, verified; only the listener learns them.
         tag: the same at both ends, and another for each link: to find it in both logs. No secret.
     """
@@ -98,6 +99,10 @@ class _Transcript:
 
 def _own(epoch: Epoch) -> bytes:
     return codec.encode(plain_epoch(epoch))
+
+
+def _proof_parts(transcript: _Transcript, dialer: Epoch, seen: Epoch | None) -> tuple[bytes, ...]:
+    return (*transcript.parts(), _own(dialer), b"" if seen is None else _own(seen))
 
 
 def _welcome_parts(transcript: _Transcript, dialer: Epoch, listener: Epoch, seen: Epoch | None) -> tuple[bytes, ...]:
@@ -163,7 +168,7 @@ class DialerHandshake(_Machine):
     Args:
         roster: must hold ``peer``.
         peer: whom we want to reach; listener_certificate: DER that TLS verified, so that the other end holds its key.
-        epoch: ours.
+        epoch: ours; seen: the highest epoch known of the peer.
     """
 
     def __init__(
@@ -174,6 +179,7 @@ class DialerHandshake(_Machine):
         listener_certificate: bytes,
         alpn: str,
         epoch: Epoch,
+        seen: Epoch | None,
         rng: random.Random,
     ) -> None:
         super().__init__()
@@ -183,6 +189,7 @@ class DialerHandshake(_Machine):
         self._listener_certificate = listener_certificate
         self._alpn = alpn
         self._epoch = epoch
+        self._seen = seen
         self._hello = Hello(VERSIONS, rng.randbytes(NONCE_SIZE))
         self._transcript: _Transcript | None = None
 
@@ -226,12 +233,12 @@ class DialerHandshake(_Machine):
             listener_nonce=challenge.nonce,
             listener_certificate=self._listener_certificate,
         )
-        signature = self._identity.sign(_DIALER_LABEL, *self._transcript.parts(), _own(self._epoch))
+        signature = self._identity.sign(_DIALER_LABEL, *_proof_parts(self._transcript, self._epoch, self._seen))
         chain = self._roster.chain_for(self._identity.node_id)
         if self._roster.members[self._peer].role == "relay":  # it may hear of this mesh for the first time
             chain = self._roster.chain_for(self._identity.node_id, self._peer)
         self._state = _State.PROOF_SENT
-        return Proof(self._identity.certificate, self._epoch, chain, signature)
+        return Proof(self._identity.certificate, self._epoch, self._seen, chain, signature)
 
     def _finish(self, welcome: Welcome) -> None:
         transcript = self._transcript
@@ -284,9 +291,9 @@ class _Listening(_Machine):
         if peer == self._identity.node_id:
             raise RemoteProtocolError("P_AUTH", "a link to itself")
         transcript = self._transcript(mesh_id, dialer_key)
-        if not verify(dialer_key, proof.signature, _DIALER_LABEL, *transcript.parts(), _own(proof.epoch)):
+        if not verify(dialer_key, proof.signature, _DIALER_LABEL, *_proof_parts(transcript, proof.epoch, proof.seen)):
             raise RemoteProtocolError("P_AUTH", "a proof with a wrong signature")
-        return Applicant(peer, proof.certificate, proof.epoch, proof.chain, transcript)
+        return Applicant(peer, proof.certificate, proof.epoch, proof.seen, proof.chain, transcript)
 
     def _welcome(
         self, applicant: "Applicant", roster: Roster, chain: tuple[bytes, ...], epoch: Epoch, seen: Epoch | None
@@ -297,7 +304,7 @@ class _Listening(_Machine):
         signature = self._identity.sign(_LISTENER_LABEL, *parts)
         self._state = _State.DONE
         self.done = HandshakeResult(
-            applicant.peer, applicant.epoch, None, self._version, chain, tag=applicant.transcript.tag
+            applicant.peer, applicant.epoch, applicant.seen, self._version, chain, tag=applicant.transcript.tag
         )
         return Welcome(epoch, seen, signature)
 
@@ -321,12 +328,14 @@ class Applicant:
     """A dialer that has proven to hold its key; what it says of the mesh is not judged yet.
 
     Args:
+        seen: the highest epoch of ours that it knows.
         chain: the genesis, then statements.
     """
 
     peer: NodeId
     certificate: bytes
     epoch: Epoch
+    seen: Epoch | None
     chain: tuple[bytes, ...]
     transcript: _Transcript = attrs.field(repr=False)
 

@@ -71,10 +71,13 @@ class Challenge:
 
 @attrs.frozen
 class Proof:
-    """Dialer: its certificate (DER), epoch, the statements that make it a member, and its signature."""
+    """Dialer: its certificate (DER), its epoch, the highest epoch of the listener that it has seen, the statements
+    that make it a member, and its signature.
+    """
 
     certificate: bytes
     epoch: Epoch
+    seen: Epoch | None
     chain: tuple[bytes, ...]
     signature: bytes
 
@@ -294,7 +297,7 @@ _heads = array(record(lambda node, count: (node, count), node_id, uint()), MAX_H
 _SHAPES: dict[int, codec.Shape] = {
     1: record(Hello, array(uint(65535), 16), blob(32)),
     2: record(Challenge, uint(65535), blob(32)),
-    3: record(Proof, blob_up_to(2048), epoch, array(blob_up_to(4096), 64), blob(64)),
+    3: record(Proof, blob_up_to(2048), epoch, optional(epoch), array(blob_up_to(4096), 64), blob(64)),
     4: record(Welcome, epoch, optional(epoch), blob(64)),
     5: record(Reject, text(32), text(200)),
     10: record(Ping, uint()),

@@ -27,7 +27,9 @@ from tests.links.world import Device, World, connected, run
 
 def dialer(world: World) -> DialerHandshake:
     me, peer = world.low, world.high
-    return DialerHandshake(me.identity, me.roster, peer.id, peer.identity.certificate, ALPN_LINK, me.epoch, me.rng)
+    return DialerHandshake(
+        me.identity, me.roster, peer.id, peer.identity.certificate, ALPN_LINK, me.epoch, None, me.rng
+    )
 
 
 def listener(me: Device) -> ListenerHandshake:
@@ -115,6 +117,7 @@ def test_a_stranger_is_told_why_it_is_turned_away() -> None:
                 other.high.identity.certificate,
                 ALPN_LINK,
                 other.low.epoch,
+                None,
                 other.low.rng,
             )
             with pytest.raises(RemoteProtocolError) as caught:

@@ -2,6 +2,7 @@
 
 import random
 
+import attrs
 import pytest
 
 from meshd.errors import LocalProtocolError, RemoteProtocolError
@@ -25,7 +26,7 @@ def with_relay(roster: Roster) -> Roster:
 
 def proof_of(dialer: Identity, roster: Roster, relay: RelayHandshake) -> tuple[DialerHandshake, Proof]:
     """The dialer's side up to its proof."""
-    dialing = DialerHandshake(dialer, roster, RELAY.node_id, RELAY.certificate, ALPN, DIALERS, random.Random(1))
+    dialing = DialerHandshake(dialer, roster, RELAY.node_id, RELAY.certificate, ALPN, DIALERS, None, random.Random(1))
     challenge = relay.receive(dialing.start())
     assert isinstance(challenge, Challenge)
     proof = dialing.receive(challenge)
@@ -87,21 +88,21 @@ def test_the_chain_of_both_stays_within_its_bound() -> None:
 def test_a_chain_without_the_relays_own_statement_is_refused() -> None:
     asking = applicant(device(1), with_relay(mesh_of(1)))
     bare = mesh_of(1).chain_for(device(1).node_id)
-    assert refusal(Applicant(asking.peer, asking.certificate, asking.epoch, bare, asking.transcript)) == "P_NOT_MEMBER"
+    assert refusal(attrs.evolve(asking, chain=bare)) == "P_NOT_MEMBER"
 
 
 def test_a_relay_that_is_a_mere_member_is_refused() -> None:
     roster = added(mesh_of(1), 0, 9)
     chain = roster.chain_for(device(1).node_id, RELAY.node_id)
     asking = applicant(device(1), with_relay(mesh_of(1)))
-    assert refusal(Applicant(asking.peer, asking.certificate, asking.epoch, chain, asking.transcript)) == "P_NOT_MEMBER"
+    assert refusal(attrs.evolve(asking, chain=chain)) == "P_NOT_MEMBER"
 
 
 def test_a_dialer_that_its_chain_does_not_prove_is_refused() -> None:
     roster = with_relay(mesh_of(1))
     asking = applicant(device(1), roster)
     chain = roster.chain_for(RELAY.node_id)
-    assert refusal(Applicant(asking.peer, asking.certificate, asking.epoch, chain, asking.transcript)) == "P_NOT_MEMBER"
+    assert refusal(attrs.evolve(asking, chain=chain)) == "P_NOT_MEMBER"
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -110,7 +111,7 @@ def test_a_forged_statement_is_refused(position: int) -> None:
     forged = bytearray(asking.chain[position])
     forged[-1] ^= 1
     chain = (*asking.chain[:position], bytes(forged), *asking.chain[position + 1 :])
-    code = refusal(Applicant(asking.peer, asking.certificate, asking.epoch, chain, asking.transcript))
+    code = refusal(attrs.evolve(asking, chain=chain))
     assert code in ("P_AUTH", "P_MALFORMED")
 
 
@@ -126,7 +127,7 @@ def test_the_proof_of_another_key_is_refused_before_anything_is_read() -> None:
     roster = with_relay(mesh_of(1, 2))
     relay = RelayHandshake(RELAY, ALPN, random.Random(2))
     _, proof = proof_of(device(1), roster, relay)
-    stolen = Proof(device(2).certificate, proof.epoch, proof.chain, proof.signature)
+    stolen = attrs.evolve(proof, certificate=device(2).certificate)
     with pytest.raises(RemoteProtocolError) as caught:
         relay.receive(stolen)
     assert caught.value.code == "P_AUTH"
@@ -138,7 +139,7 @@ def test_without_a_chain_there_is_no_mesh() -> None:
     relay = RelayHandshake(RELAY, ALPN, random.Random(2))
     _, proof = proof_of(device(1), with_relay(mesh_of(1)), relay)
     with pytest.raises(RemoteProtocolError, match="genesis"):
-        relay.receive(Proof(proof.certificate, proof.epoch, (), proof.signature))
+        relay.receive(attrs.evolve(proof, chain=()))
 
 
 def test_nobody_is_admitted_before_the_proof_or_after_a_refusal() -> None:
@@ -180,7 +181,7 @@ def test_another_mesh_is_judged_by_its_own_statements() -> None:
     mine, theirs = applicant(device(1), with_relay(mesh_of(1))), applicant(device(20), other)
     assert judge(mine).mesh_id != judge(theirs).mesh_id
     mixed = (theirs.chain[0], *mine.chain[1:])
-    assert refusal(Applicant(mine.peer, mine.certificate, mine.epoch, mixed, mine.transcript)) in (
+    assert refusal(attrs.evolve(mine, chain=mixed)) in (
         "P_AUTH",
         "P_NOT_MEMBER",
     )

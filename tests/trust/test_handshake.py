@@ -29,6 +29,7 @@ from tests.trust.people import added, device, founded, mesh_of, recovery, remove
 
 DIALER, LISTENER, OTHER = device(1), device(2), device(3)
 DIALER_EPOCH, LISTENER_EPOCH, SEEN = Epoch(4, b"dialer.."), Epoch(7, b"listener"), Epoch(3, b"earlier.")
+SEEN_OF_LISTENER = Epoch(6, b"earlier2")
 MESH = mesh_of(1, 2, 3)
 
 Change = Callable[[Frame], Frame]
@@ -42,6 +43,7 @@ def dialer(roster: Roster = MESH, *, alpn: str = ALPN_LINK, seed: int = 1, **nam
         "listener_certificate": LISTENER.certificate,
         "alpn": alpn,
         "epoch": DIALER_EPOCH,
+        "seen": None,
         "rng": random.Random(seed),
     }
     return DialerHandshake(**{**values, **named})
@@ -79,13 +81,13 @@ def failing(one: DialerHandshake, two: ListenerHandshake, change: Change = lambd
 
 
 def test_both_learn_who_the_other_is():
-    one, two = dialer(), listener(seen={DIALER.node_id: SEEN})
+    one, two = dialer(seen=SEEN_OF_LISTENER), listener(seen={DIALER.node_id: SEEN})
     sent = pump(one, two)
     assert [type(frame) for frame in sent] == [Hello, Challenge, Proof, Welcome]
     assert one.done is not None
     assert two.done is not None
     assert (one.done.peer, one.done.peer_epoch, one.done.seen) == (LISTENER.node_id, LISTENER_EPOCH, SEEN)
-    assert (two.done.peer, two.done.peer_epoch, two.done.seen) == (DIALER.node_id, DIALER_EPOCH, None)
+    assert (two.done.peer, two.done.peer_epoch, two.done.seen) == (DIALER.node_id, DIALER_EPOCH, SEEN_OF_LISTENER)
     assert one.done.version == two.done.version == 1
     assert one.done.chain == two.done.chain == ()
     assert one.rejection is two.rejection is None
@@ -190,6 +192,8 @@ EVIL = Epoch(99, b"evilevil")
         (Hello, "nonce", bytes(32)),
         (Challenge, "nonce", bytes(32)),
         (Proof, "epoch", EVIL),
+        (Proof, "seen", EVIL),
+        (Proof, "seen", None),
         (Proof, "certificate", OTHER.certificate),
         (Proof, "certificate", b"none"),
         (Proof, "signature", bytes(64)),
@@ -203,7 +207,7 @@ def test_every_signed_field_is_guarded(kind: type, field: str, value: object):
     def change(frame: Frame) -> Frame:
         return attrs.evolve(frame, **{field: value}) if isinstance(frame, kind) else frame
 
-    one, two = dialer(), listener(seen={DIALER.node_id: SEEN})
+    one, two = dialer(seen=SEEN_OF_LISTENER), listener(seen={DIALER.node_id: SEEN})
     assert failing(one, two, change) == "P_AUTH"
     assert one.done is None
     assert (two.done is None) == (kind is not Welcome)
