@@ -45,6 +45,7 @@ PURE = (
     "node/membership.py",
     "node/admission.py",
     "node/peers.py",
+    "node/probes.py",
     "node/routes.py",
     "node/exchange.py",
     "node/linking.py",

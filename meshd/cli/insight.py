@@ -76,6 +76,7 @@ def _facts(fields: Fields) -> list[tuple[str, str]]:
         ("route", _route(fields)),
         ("breaker", _breaker(fields)),
         ("last error", fields.text_or("last_error")),
+        ("went silent", _hearsay(fields)),
         ("id", fields.text("peer")),
     ]
 
@@ -116,6 +117,11 @@ def _breaker(fields: Fields) -> str:
     if not any(notes):
         return state
     return f"{state} ({'; '.join(note for note in dict.fromkeys(notes) if note)})"
+
+
+def _hearsay(fields: Fields) -> str:
+    hearsay = fields.inner_or_none("hearsay")
+    return "" if hearsay is None else f"{age(hearsay.number('ago_s'))} ago; {hearsay.text('detail')}"
 
 
 def _show_candidates(rows: list[Fields]) -> None:

@@ -214,6 +214,10 @@ SCHEMAS: dict[str, Schema] = {
             "broken_last_hour": _count(),
             "route": _or_null({"type": "object"}),
             "last_error": _or_null(_text()),
+            "hearsay": _or_null(
+                _object({"neighbour": _text(), "hears": _or_null(_TRUTH), "detail": _text(), "ago_s": _number()})
+                | {"description": "What a neighbour said of it when its last link died of silence."}
+            ),
         }
     ),
     "Event": {

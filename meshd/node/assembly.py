@@ -34,6 +34,7 @@ from meshd.node.membership import Membership
 from meshd.node.notices import Notices
 from meshd.node.passing import Passing
 from meshd.node.peers import Peers
+from meshd.node.probes import Probes
 from meshd.node.relays import Relays
 from meshd.node.routes import Routes
 from meshd.node.settings import Settings
@@ -87,6 +88,7 @@ class Mesh:
     carriers: Carriers
     notices: Notices
     echoes: Echoes
+    probes: Probes
     chronicle: Chronicle
 
 
@@ -151,6 +153,7 @@ def assemble(given: Circumstances) -> Parts:
         inquiries=sight.inquiries,
         carriers=mesh.carriers,
         carried=mail.carried,
+        probes=mesh.probes,
     )
     spreading = Spreading(
         peers=mesh.peers,
@@ -172,6 +175,7 @@ def assemble(given: Circumstances) -> Parts:
         notices=mesh.notices,
         company=mesh.company,
         carriers=mesh.carriers,
+        probes=mesh.probes,
     )
     return Parts(
         tickets=tickets,
@@ -203,6 +207,7 @@ def _mesh(given: Circumstances, tickets: Tickets) -> Mesh:
         carriers=carriers,
         notices=Notices(membership, carriers),
         echoes=Echoes(given.me),
+        probes=Probes(membership, peers),
         chronicle=Chronicle(membership),
     )
 

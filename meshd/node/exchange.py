@@ -20,6 +20,7 @@ from meshd.node.insight.inquiries import ANSWER_LABEL, QUESTION_LABEL, Inquiries
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
 from meshd.node.peers import Link, Peers
+from meshd.node.probes import Probes
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
 from meshd.node.tally import count_reason
@@ -45,6 +46,7 @@ class Exchange:
     inquiries: Inquiries
     carriers: Carriers
     carried: Carried
+    probes: Probes
     _floors_due: dict[tuple[NodeId, Priority], Number] = attrs.field(factory=dict, init=False)
     """The number that a floor has to reach until nothing can wait in vain."""
     _floors_untold: set[tuple[NodeId, Priority]] = attrs.field(factory=set, init=False)
@@ -86,10 +88,9 @@ class Exchange:
             case RouteUpdate() | SeqnoRequest() | RouteRequest():
                 self.routes.received(turn, link, frame)
             case ProbeRequest():
-                target = self.peers.link_to(frame.target)
-                turn.send(link.number, ProbeResult(frame.target, alive=target is not None and not target.suspect))
+                self.probes.asked(turn, link, frame.target)
             case ProbeResult():
-                pass  # nobody asks yet: a link's own pings decide
+                self.probes.answered(turn, link, frame)
             case _ if not self.membership.received(turn, link, frame, self.peers):
                 raise RemoteProtocolError("P_UNEXPECTED", f"{type(frame).__name__} on a link that is up")
 

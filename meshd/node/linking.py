@@ -17,6 +17,7 @@ from meshd.node.insight.chronicle import Chronicle
 from meshd.node.membership import Membership
 from meshd.node.notices import Notices
 from meshd.node.peers import Link, Peers
+from meshd.node.probes import Probes
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
 from meshd.node.tally import count, count_reason
@@ -48,6 +49,7 @@ class Linking:
     notices: Notices
     company: Company
     carriers: Carriers
+    probes: Probes
     seen: Epoch | None = None
     _transports: dict[NodeId, str] = attrs.field(factory=dict, init=False)
     """What each peer was linked over last."""
@@ -85,8 +87,10 @@ class Linking:
         """A link is gone; another one to the same device may take its place."""
         count_reason(turn.tally.links_down, event.code)
         before = self.peers.link_to(event.peer)
-        self.chronicle.link_down(turn, event, self.peers.link(event.link))
+        link = self.peers.link(event.link)
         self.peers.down(turn, event)
+        hearsay = None if link is None else self.probes.ended(turn, link, event)
+        self.chronicle.link_down(turn, event, link, hearsay)
         self.company.link_down(turn, event)
         self.carriers.link_ended(event.link)
         self._path_changed(turn, event.peer, before)
@@ -104,6 +108,10 @@ class Linking:
             if link.suspect and not was_suspect:
                 self.handover.link_silent(link)
                 self.arriving.greet(link.peer)
+            if link.suspect:
+                self.probes.silent(turn, link)
+            elif was_suspect:
+                self.probes.heard(link)
             self.routes.measured(turn, link.peer)
 
     def thrift_changed(self, turn: Turn, event: ThriftChanged) -> None:

@@ -44,6 +44,37 @@ class Unacked:
     """Whether a copy went another way, because this link is silent."""
 
 
+@attrs.frozen
+class Probe:
+    """A question to a neighbour: does it hear the device that is silent on a link here?"""
+
+    link: int
+    """To the neighbour."""
+    neighbour: str
+    hears: bool | None = None
+    """The answer; None until it comes."""
+
+
+@attrs.frozen
+class Hearsay:
+    """What a neighbour had said of a device by the time ``at`` which its link here had died of silence."""
+
+    neighbour: str
+    hears: bool | None
+    at: float
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        match self.hears:
+            case True:
+                return f"{self.neighbour} hears it: the path between is broken"
+            case False:
+                return f"{self.neighbour} does not hear it either: it is probably off, asleep or away"
+            case None:
+                return f"{self.neighbour} was asked about it, and could not tell in time"
+
+
 @attrs.define(eq=False)
 class Link:
     """One live link, as the node sees it."""
@@ -61,6 +92,10 @@ class Link:
     """Destinations with mail that the window held back."""
     declines: bool = False
     """The peer was asked to carry, and would not, or had no room."""
+    probe: Probe | None = None
+    """What was asked about the peer since it fell silent."""
+    asked_by: set[NodeId] = attrs.field(factory=set)
+    """Neighbours that want to know whether the peer is heard here."""
     questions: Budget = attrs.field(factory=lambda: Budget(QUESTIONS_AT_ONCE, QUESTIONS_PER_S))
     """What the peer may still ask of roster and cards: it asks at the beginning of a link, and an answer may be all."""
 
@@ -127,6 +162,8 @@ class Peer:
     last_error: str | None = None
     was_linked: bool = False
     """In this life."""
+    hearsay: Hearsay | None = None
+    """Of the end of its last link, if that died of silence and there was anybody to ask."""
     quality: Quality = attrs.field(factory=Quality)
     transport: str | None = None
     """Of the last link in use."""
@@ -208,6 +245,7 @@ class Peers:
         link = Link(event, turn.now)
         peer = self.peer(event.peer)
         peer.was_linked = True
+        peer.hearsay = None
         self._links[event.link] = peer.links[event.link] = link
         if event.dialed:
             peer.last_success = event.remote

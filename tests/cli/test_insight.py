@@ -59,6 +59,7 @@ LINKED: dict[str, Any] = {
     "broken_last_hour": 1,
     "route": {"next_hop": ATTIC, "next_hop_name": "attic", "metric": 14},
     "last_error": None,
+    "hearsay": None,
 }
 UNLINKED: dict[str, Any] = LINKED | {
     "state": "breaker-open",
@@ -84,6 +85,12 @@ UNLINKED: dict[str, Any] = LINKED | {
     "loss": None,
     "route": {"next_hop": GARAGE, "next_hop_name": "garage", "metric": 34},
     "last_error": "quic://192.0.2.7:7843: Connection refused",
+    "hearsay": {
+        "neighbour": "garage",
+        "hears": True,
+        "detail": "garage hears it: the path between is broken",
+        "ago_s": 125.3,
+    },
 }
 
 
@@ -111,9 +118,10 @@ def test_why_of_one_that_is_not(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     daemon.answers["why"] = UNLINKED
     shown = meshctl("why", "attic").out.splitlines()
     assert shown[0] == "attic: waiting 12 s because the breaker is open: 6 dials in a row failed"
-    assert "route       by way of garage, metric 34" in shown
-    assert "breaker     open (6 dials in a row failed; next attempt in 12 s; 6 of the last 8 attempts failed)" in shown
-    assert "last error  quic://192.0.2.7:7843: Connection refused" in shown
+    assert "route        by way of garage, metric 34" in shown
+    assert "breaker      open (6 dials in a row failed; next attempt in 12 s; 6 of the last 8 attempts failed)" in shown
+    assert "last error   quic://192.0.2.7:7843: Connection refused" in shown
+    assert "went silent  2 min ago; garage hears it: the path between is broken" in shown
     tried = shown[shown.index("What was tried") + 2 :]
     assert tried[0].split("  ")[-1] == "Connection refused"
     assert tried[1].endswith("not used here")
@@ -127,15 +135,18 @@ def test_why_says_when_nothing_is_known(meshctl: Meshctl, daemon: FakeDaemon) ->
     daemon.answers["why"] = UNLINKED | {"candidates": [], "route": None, "breaker_detail": None, "breaker": "closed"}
     shown = meshctl("why", "attic").out.splitlines()
     assert shown[shown.index("What was tried") + 1] == "No address of it is known."
-    assert "route       none: mail for it waits" in shown
-    assert "breaker     closed" in shown
+    assert "route        none: mail for it waits" in shown
+    assert "breaker      closed" in shown
     daemon.answers["why"] |= {"state": "removed"}
-    assert "route       none" in meshctl("why", "attic").out.splitlines()
+    assert "route        none" in meshctl("why", "attic").out.splitlines()
+    del daemon.answers["why"]["hearsay"]  # of a daemon that is older
+    assert "went silent" not in meshctl("why", "attic").out
 
 
 def test_no_error_of_a_peer_reaches_the_terminal_raw(meshctl: Meshctl, daemon: FakeDaemon) -> None:
     evil = "\x1b]0;x\x07\nquic://fake"
     daemon.answers["why"] = UNLINKED | {"decision": evil, "last_error": evil, "hint": evil, "name": evil}
+    daemon.answers["why"]["hearsay"] = UNLINKED["hearsay"] | {"detail": evil}
     assert "\x1b" not in meshctl("why", "attic").out
     daemon.answers["events"] = [{"at": "now", "event": evil, "peer": None, "name": evil, "detail": evil}]
     assert "\x1b" not in meshctl("events").out

@@ -55,6 +55,26 @@ def test_an_interface_goes_down_and_up(lab: Make) -> None:
     linked(a, b)
 
 
+def test_a_neighbour_tells_a_broken_path_from_a_device_without_power(lab: Make) -> None:
+    made = lab(3)
+    a, b, c = mesh(made)
+    linked(a, b, c)
+    made.network.between(a, b, loss=1.0)
+    made.network.between(b, a, loss=1.0)
+    wait(lambda: hearsay(a, b).get("hears") is True, "c tells a that it hears b")
+    assert hearsay(a, b)["detail"] == "c hears it: the path between is broken"
+    made.network.unplug(b)
+    wait(lambda: hearsay(c, b).get("hears") is False, "a tells c that it does not hear b either")
+    [*_, last] = [e for e in c.ctl_lines("events") if e["event"] == "link-down" and e["name"] == "b"]
+    assert last["detail"].endswith("; a does not hear it either: it is probably off, asleep or away")
+    linked(a, c)
+
+
+def hearsay(host: Host, other: Host) -> dict[str, Any]:
+    """What a neighbour has told ``host`` of the other since their link died; empty when nothing."""
+    return host.ctl("why", other.name)["hearsay"] or {}
+
+
 def test_new_addresses_are_used_and_old_ones_are_not_first_in_line(lab: Make) -> None:
     a, b = mesh(lab(2))
     linked(a, b)

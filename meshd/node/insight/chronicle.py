@@ -14,7 +14,7 @@ from meshd.ids import NodeId, to_text
 from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
 from meshd.node.insight.alerts import Alert, Change
 from meshd.node.membership import Membership
-from meshd.node.peers import Link
+from meshd.node.peers import Hearsay, Link
 from meshd.node.requests import AddCredit, Follow, Item, Port
 from meshd.node.turn import Turn
 
@@ -93,18 +93,21 @@ class Chronicle:
             dialed=event.dialed,
         )
 
-    def link_down(self, turn: Turn, event: LinkDown, link: Link | None) -> None:
+    def link_down(self, turn: Turn, event: LinkDown, link: Link | None, hearsay: Hearsay | None) -> None:
         """A link is gone; ``link`` is what it was, None when it never was in use."""
-        turn.log("info", "link down", peer=event.peer, link=event.link, code=event.code, reason=event.reason)
+        reason = event.reason if hearsay is None else f"{event.reason}; {hearsay.words}"
+        turn.log("info", "link down", peer=event.peer, link=event.link, code=event.code, reason=reason)
         if link is not None:
             self._record(
                 turn,
                 "link-down",
                 event.peer,
-                event.reason,
+                reason,
                 transport=link.transport,
                 address=str(link.up.remote),
                 code=event.code,
+                neighbour=None if hearsay is None else hearsay.neighbour,
+                neighbour_hears=None if hearsay is None else hearsay.hears,
             )
 
     def dial_failed(self, turn: Turn, event: DialFailed) -> None:

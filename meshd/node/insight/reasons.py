@@ -13,7 +13,7 @@ from meshd.links.choice import Candidate, transport_rank
 from meshd.links.peer import Decision, PeerStatistics
 from meshd.links.quality import metric
 from meshd.node.membership import Membership
-from meshd.node.peers import Link, Peer, Peers
+from meshd.node.peers import Hearsay, Link, Peer, Peers
 from meshd.node.routes import Routes
 from meshd.routing.view import RouteState, RouteView
 from meshd.transport.base import Address
@@ -92,6 +92,7 @@ class Reasons:
             "broken_last_hour": quality.flaps,
             "route": self._route(member.id),
             "last_error": None if link is not None else last_error,
+            "hearsay": None if link is not None or peer.hearsay is None else _hearsay(peer.hearsay, now),
         }
 
     def _decide(self, member: Member, peer: Peer, dialer: PeerStatistics | None, now: float) -> _Verdict:
@@ -182,6 +183,15 @@ def _link(link: Link, now: float) -> dict[str, Any]:
         "dialed": link.up.dialed,
         "since_s": round(now - link.since, 3),
         "suspect": link.suspect,
+    }
+
+
+def _hearsay(hearsay: Hearsay, now: float) -> dict[str, Any]:
+    return {
+        "neighbour": hearsay.neighbour,
+        "hears": hearsay.hears,
+        "detail": hearsay.words,
+        "ago_s": round(now - hearsay.at, 3),
     }
 
 
