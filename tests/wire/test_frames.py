@@ -56,7 +56,7 @@ some = tuples(st.binary(max_size=300), 8)
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, tuples(st.integers(0, 65535), 16), nonces),
     st.builds(Challenge, st.integers(0, 65535), nonces),
-    st.builds(Proof, st.binary(max_size=2048), epochs, some, signatures),
+    st.builds(Proof, st.binary(max_size=2048), epochs, st.none() | epochs, some, signatures),
     st.builds(Welcome, epochs, st.none() | epochs, signatures),
     st.builds(Reject, st.text(max_size=32), st.text(max_size=200)),
     st.builds(Ping, uints),
