@@ -28,10 +28,6 @@ class _Kind(enum.Enum):
         "{hosts}: another device answers. If it is {name}, set up anew, it has a new key: meshctl remove {name}, "
         "then invite it again."
     )
-    DISOWNED = (
-        "{name} says that this device was removed from the mesh. Coming back takes a new key: stop meshd, move the "
-        "state directory away, start it, then meshctl join CODE"
-    )
 
 
 _SIGNS = {
@@ -44,7 +40,6 @@ _SIGNS = {
     "Network is unreachable": _Kind.NO_NETWORK,
     "Cannot assign requested address": _Kind.NO_NETWORK,
     "certificate refused": _Kind.OTHER_KEY,
-    "was removed from this mesh": _Kind.DISOWNED,
 }
 """What a reason has in it."""
 

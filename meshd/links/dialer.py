@@ -21,7 +21,7 @@ from meshd.links.outgoing import Outgoing
 from meshd.links.peer import DialOutcome, PeerControl
 from meshd.links.session import announce, hold_link, open_as_dialer
 from meshd.transport.base import Address, Connection, Pin, Transport, TransportError
-from meshd.trust.handshake import DialerHandshake, HandshakeResult
+from meshd.trust.handshake import DialerHandshake, HandshakeResult, TurnedAway
 from meshd.trust.identity import server_name
 
 STAGGER_SECONDS = 0.25
@@ -74,11 +74,12 @@ async def _dial(
 
 @attrs.frozen
 class _Failure:
-    """Why an attempt made no link; ``ours``: it says nothing about the peer."""
+    """Why an attempt made no link; ``ours``: it says nothing about the peer; ``proof`` as in ``DialFailed``."""
 
     code: str
     reason: str
     ours: bool = False
+    proof: tuple[bytes, ...] = ()
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -136,7 +137,7 @@ class _Race:
             self.outcome = DialOutcome.FAILED
         self.next_at = self.context.clock()
         self.control.attempt_failed(address, failure.reason, self.context.clock())
-        await self.context.post(DialFailed(self.peer, address, failure.code, failure.reason))
+        await self.context.post(DialFailed(self.peer, address, failure.code, failure.reason, failure.proof))
 
     async def _try(self, address: Address, scope: trio.CancelScope) -> _Failure | None:
         member = self.context.credentials().roster.members.get(self.peer)
@@ -165,6 +166,8 @@ class _Race:
         )
         try:
             result = await open_as_dialer(connection, handshake)
+        except TurnedAway as error:
+            return _Failure(error.code, error.reason, proof=error.proof)
         except RemoteProtocolError as error:
             return _Failure(error.code, error.reason)
         except TransportError as error:

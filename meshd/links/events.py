@@ -97,12 +97,16 @@ class LinkMeasured:
 
 @attrs.frozen
 class DialFailed:
-    """One attempt on one address ended without a link."""
+    """One attempt on one address ended without a link.
+
+    ``proof``: statements, not checked, that are to show who was removed from the mesh.
+    """
 
     peer: NodeId
     address: Address
     code: str
     reason: str
+    proof: tuple[bytes, ...] = ()
 
 
 @attrs.frozen

@@ -39,7 +39,9 @@ async def open_as_dialer(connection: Connection, handshake: DialerHandshake) -> 
     with _deadline():
         await _send(connection, handshake.start())
         while (result := handshake.done) is None:
-            answer = handshake.receive(await _receive(connection, MAX_HANDSHAKE_FRAME_BYTES))
+            answer = handshake.receive(
+                await _receive(connection, MAX_PROOF_FRAME_BYTES)
+            )  # a Reject may prove its reason
             if answer is not None:
                 await _send(connection, answer)
     connection.set_limit(MAX_FRAME_BYTES)

@@ -188,7 +188,10 @@ class Clients:
             turn.load(ticket, ReadKey(*key))
 
     def _accept(self, request: Submit) -> None:
-        member = self._parts.mesh.membership.require_roster().resolve(request.destination)
+        roster = self._parts.mesh.membership.require_roster()
+        if self._parts.mesh.membership.is_shut_out:
+            raise MeshdError("E_REMOVED_DEVICE", f"This device was removed from the mesh {roster.mesh_name}.")
+        member = roster.resolve(request.destination)
         if member.role == "relay":
             raise MeshdError("E_USAGE", f"{member.name} is a relay: it passes mail on, and takes none itself.")
         self._parts.mail.acceptor.submit(request, member.id)

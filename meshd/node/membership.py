@@ -108,6 +108,11 @@ class Membership:
         """The full Ed25519 key of a device that is in the mesh now."""
         return self._keys.get(node)
 
+    @property
+    def is_shut_out(self) -> bool:
+        """Whether this device was removed from its mesh."""
+        return self.roster is not None and self.me not in self._keys
+
     def members(self) -> list[Member]:
         """The other devices in the mesh now."""
         if self.roster is None:
@@ -280,6 +285,13 @@ class Membership:
         self._use(roster)
         self._flood(turn, peers, [Statements(part) for part in _chunks(new)], besides=link)
         self.shut_out_removed(turn, peers)
+
+    def hear_proof(self, turn: Turn, proof: Sequence[bytes], peers: Peers) -> None:
+        """A peer that we dialed turned us away, and says that these statements show why."""
+        try:
+            self.learn(turn, proof, peers, None)
+        except RemoteProtocolError as error:
+            turn.log("warning", "proof of a removal not authentic", code=error.code, reason=error.reason)
 
     def shut_out_removed(self, turn: Turn, peers: Peers) -> None:
         """Close the links of devices that are in the mesh no more."""

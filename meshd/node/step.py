@@ -218,6 +218,9 @@ class Node:
 
     def _members_changed(self, turn: Turn) -> None:
         news, self.membership.news = self.membership.news, set()
+        if self._me in news and not self.membership.is_shut_out:  # it may have been, by what turned out to be void
+            news |= self.membership.require_roster().members.keys()
+            turn.emit(Announce(bytes(self.membership.require_roster().mesh_id)))
         self._mail.mailboxes.names = self._mesh.echoes.names = {
             node: member.name for node, member in self.membership.require_roster().members.items()
         }
@@ -232,11 +235,9 @@ class Node:
                 self._mail.arriving.give_up(turn, node, self.peers)
             else:
                 self.spool.take_back(node)
-        if self._me in news and self.membership.public_key(self._me) is None:
-            turn.log("warning", "this device was removed from the mesh")
-            turn.emit(Announce(None))
-            for peer in self.membership.members():
-                turn.emit(LeavePeer(peer.id))
+        if self.membership.is_shut_out:
+            if self._me in news:
+                self._leave(turn)
             return
         for member in self.membership.members():
             if member.id not in news:
@@ -249,6 +250,14 @@ class Node:
                 turn.emit(SeekPeer(member.id, member.certificate, known))
             self.spool.touch(member.id)
         self._mesh.relays.members_changed()
+
+    def _leave(self, turn: Turn) -> None:
+        """This device was removed from the mesh: nobody takes its mail any more."""
+        turn.log("warning", "this device was removed from the mesh")
+        turn.emit(Announce(None))
+        for peer in self.membership.members():
+            turn.emit(LeavePeer(peer.id))
+            self.spool.give_up(turn, peer.id)
 
     # --- events
 
@@ -275,6 +284,8 @@ class Node:
                 self.peers.dial_failed(event)
                 self._mesh.chronicle.dial_failed(turn, event)
                 self._mesh.relays.dial_failed(event.peer)
+                if event.proof:
+                    self.membership.hear_proof(turn, event.proof, self.peers)
             case AcceptFailed():
                 count_reason(turn.tally.strangers, event.code)
                 turn.log("info", "connection refused", remote=str(event.remote), code=event.code, reason=event.reason)

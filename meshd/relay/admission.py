@@ -6,7 +6,7 @@ import attrs
 
 from meshd.errors import RemoteProtocolError
 from meshd.ids import MeshId, NodeId, to_text
-from meshd.trust.handshake import Applicant
+from meshd.trust.handshake import Applicant, TurnedAway, check_member
 from meshd.trust.roster import Roster
 
 
@@ -52,15 +52,7 @@ def admit(
     if own is None or own.role != "relay":
         raise RemoteProtocolError("P_NOT_MEMBER", "this relay is in the mesh as no relay")
     if own.removed:
-        raise RemoteProtocolError("P_REMOVED", "this relay was removed from the mesh")
-    _check(roster, applicant)
+        raise TurnedAway("P_REMOVED", "this relay was removed from the mesh", roster.removal_of(relay))
+    # The handshake checks this too; here it keeps a stranger from founding anything on the relay's disk.
+    check_member(roster, applicant.peer, applicant.certificate, applicant.chain)
     return roster, chain
-
-
-def _check(roster: Roster, applicant: Applicant) -> None:
-    """The handshake checks this too; here it keeps a stranger from founding anything on the relay's disk."""
-    member = roster.members.get(applicant.peer)
-    if member is None:
-        raise RemoteProtocolError("P_NOT_MEMBER", f"{to_text(applicant.peer)} is not in this mesh")
-    if member.removed:
-        raise RemoteProtocolError("P_REMOVED", f"{member.name} was removed from this mesh")

@@ -16,7 +16,7 @@ a relayed nor a replayed handshake verifies. After an error a machine is of no f
 import enum
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -109,21 +109,35 @@ def _welcome_parts(transcript: _Transcript, dialer: Epoch, listener: Epoch, seen
     return (*transcript.parts(), _own(dialer), _own(listener), b"" if seen is None else _own(seen))
 
 
-def _check_member(roster: Roster, node: NodeId, certificate: bytes) -> None:
+class TurnedAway(RemoteProtocolError):
+    """A device is not let in. ``proof``: signed statements that show that it was removed, if it was."""
+
+    def __init__(self, code: str, reason: str, proof: tuple[bytes, ...]) -> None:
+        super().__init__(code, reason)
+        self.proof = proof
+
+
+def check_member(roster: Roster, node: NodeId, certificate: bytes, chain: Sequence[bytes] = ()) -> None:
+    """Raises RemoteProtocolError unless the device is in the mesh now; ``chain`` is what it brought, genesis first."""
     member = roster.members.get(node)
     if member is None:
-        raise RemoteProtocolError("P_NOT_MEMBER", f"{to_text(node)} is not in this mesh")
+        proof = roster.removal_of(node, chain[1:])
+        raise TurnedAway("P_NOT_MEMBER", f"{to_text(node)} is not in this mesh", proof)
     if member.removed:
-        raise RemoteProtocolError("P_REMOVED", f"{member.name} was removed from this mesh")
+        raise TurnedAway("P_REMOVED", f"{member.name} was removed from this mesh", roster.removal_of(node))
     if member.certificate != certificate:
         raise RemoteProtocolError("P_AUTH", f"not the certificate of {member.name}")
 
 
-def _rejected(frame: Reject) -> RemoteProtocolError:
+def _rejected(frame: Reject) -> TurnedAway:
     # The peer's words may end in a log or on a terminal.
     code = frame.code if frame.code.startswith("P_") and frame.code in CATALOGUE else "P_UNEXPECTED"
     reason = "".join(character for character in frame.reason if character.isprintable())
-    return RemoteProtocolError(code, f"the peer refused: {reason}")
+    return TurnedAway(code, f"the peer refused: {reason}", frame.proof)
+
+
+def _reject(error: RemoteProtocolError) -> Reject:
+    return Reject(error.code, error.reason[:_MAX_REASON], error.proof if isinstance(error, TurnedAway) else ())
 
 
 class _Machine:
@@ -150,7 +164,7 @@ class _Machine:
             return self._step(frame)
         except RemoteProtocolError as error:
             if not isinstance(frame, Reject):
-                self.rejection = Reject(error.code, error.reason[:_MAX_REASON])
+                self.rejection = _reject(error)
             self._state = _State.FAILED
             self.done = None
             raise
@@ -203,7 +217,7 @@ class DialerHandshake(_Machine):
         if self._identity.node_id not in self._roster.members:
             raise LocalProtocolError("a device dials in a mesh that it is not in")
         try:
-            _check_member(self._roster, self._peer, self._listener_certificate)
+            check_member(self._roster, self._peer, self._listener_certificate)
         except RemoteProtocolError:
             self._state = _State.FAILED
             raise
@@ -299,7 +313,7 @@ class _Listening(_Machine):
         self, applicant: "Applicant", roster: Roster, chain: tuple[bytes, ...], epoch: Epoch, seen: Epoch | None
     ) -> Welcome:
         """Let the applicant in, if ``roster``, with its chain merged, has it."""
-        _check_member(roster, applicant.peer, applicant.certificate)
+        check_member(roster, applicant.peer, applicant.certificate, applicant.chain)
         parts = _welcome_parts(applicant.transcript, applicant.epoch, epoch, seen)
         signature = self._identity.sign(_LISTENER_LABEL, *parts)
         self._state = _State.DONE
@@ -406,5 +420,5 @@ class RelayHandshake(_Listening):
 
     def refuse(self, error: RemoteProtocolError) -> None:
         """Turn the applicant away; ``rejection`` tells it why."""
-        self.rejection = Reject(error.code, error.reason[:_MAX_REASON])
+        self.rejection = _reject(error)
         self._state = _State.FAILED

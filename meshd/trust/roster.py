@@ -13,6 +13,7 @@ import attrs
 
 from meshd.errors import MeshdError, RemoteProtocolError
 from meshd.ids import MeshId, NodeId, is_device_name, to_text
+from meshd.trust.heads import Chain
 from meshd.trust.identity import Identity, certificate_key, key_node_id
 from meshd.trust.recovery import new_recovery, recovery_seed, recovery_words
 from meshd.trust.standing import MAX_LEVEL, Admin, Member, Standing, evaluate
@@ -58,7 +59,6 @@ MAX_CHAIN_BYTES = 16 * 1024
 TAG_SIZE = 8
 
 _MIN_PREFIX = 4
-_DIGEST_BITS = 32
 
 
 def discovery_tag(genesis_hash: bytes, salt: bytes, node_id: NodeId) -> bytes:
@@ -86,37 +86,6 @@ def _check_device_name(name: str) -> None:
 def _room(issuer: Admin) -> int:
     """How many statements there may be when one of this issuer is taken in."""
     return MAX_STATEMENTS + RESERVED_STATEMENTS * (MAX_LEVEL - issuer.level)
-
-
-@attrs.frozen
-class _Chain:
-    """What is known of one issuer's chain without a gap: a digest per number, over all up to it."""
-
-    digests: tuple[int, ...]
-
-    @classmethod
-    def of(cls, mesh_id: MeshId, statements: Iterable[Statement]) -> "_Chain":
-        by_number: dict[int, list[Statement]] = {}
-        for statement in statements:
-            by_number.setdefault(statement.number, []).append(statement)
-        digest, parents, digests = bytes(mesh_id), {bytes(mesh_id)}, list[int]()
-        while linked := sorted(s.id for s in by_number.get(len(digests) + 1, ()) if s.previous in parents):
-            digest = hashlib.sha256(b"".join((digest, *linked))).digest()
-            digests.append(int.from_bytes(digest[: _DIGEST_BITS // 8], "big"))
-            parents = set(linked)
-        return cls(tuple(digests))
-
-    @property
-    def head(self) -> int:
-        """The last number, and the digest up to it, in one integer."""
-        return len(self.digests) << _DIGEST_BITS | self.digests[-1]
-
-    def shared_with(self, head: int) -> int:
-        """The number up to which somebody with this head knows the same statements; 0 for none."""
-        number, digest = head >> _DIGEST_BITS, head & (1 << _DIGEST_BITS) - 1
-        if 0 < number <= len(self.digests) and self.digests[number - 1] != digest:
-            return 0  # a fork: only the whole chain heals it
-        return number
 
 
 @attrs.frozen(eq=False)
@@ -203,8 +172,8 @@ class Roster:
         return {issuer: sorted(those, key=lambda s: (s.number, s.id)) for issuer, those in found.items() if those}
 
     @functools.cached_property
-    def _chains(self) -> dict[NodeId, _Chain]:
-        return {issuer: _Chain.of(self.mesh_id, those) for issuer, those in self._by_issuer.items()}
+    def _chains(self) -> dict[NodeId, Chain]:
+        return {issuer: Chain.of(self.mesh_id, those) for issuer, those in self._by_issuer.items()}
 
     def heads(self) -> tuple[tuple[NodeId, int], ...]:
         """How far each issuer's chain is known, for ``statements_beyond`` on another device.
@@ -289,6 +258,22 @@ class Roster:
                 link = self._standing.admins[link.issuer].grant
             chain.update(dict.fromkeys(reversed(above)))
         return (self.genesis, *chain)
+
+    def removal_of(self, node: NodeId, chain: Iterable[bytes] = ()) -> tuple[bytes, ...]:
+        """What proves to any device of the mesh that ``node`` is in it no more: the grants from the top down to who
+        removed it, or an admin that its ``chain`` rests on, each followed by that removal. At most 16 KiB.
+
+        Empty when nobody was removed: then it never was in the mesh, as far as is known here.
+        """
+        proof: dict[bytes, None] = {}
+        for device in (node, *(decode_statement(data).issuer for data in chain)):
+            statement, below = self._standing.removals.get(device), list[bytes]()
+            while statement is not None:
+                below.append(statement.data)
+                statement = self._standing.admins[statement.issuer].grant
+            if sum(map(len, (*proof, *below))) <= MAX_CHAIN_BYTES:
+                proof.update(dict.fromkeys(reversed(below)))
+        return tuple(proof)
 
     # issuing
 

@@ -53,11 +53,19 @@ class Standing:
         members: every device that was ever validly added.
         admins: issuers by level, top first; also those that were removed, as their earlier statements count.
         origins: the statement that each member but the founder stands on.
+        removals: the statement that shut a device out, of several about an admin the one that honours least of it.
     """
 
     members: Mapping[NodeId, Member]
     admins: Mapping[NodeId, Admin]
     origins: Mapping[NodeId, Statement]
+    removals: Mapping[NodeId, Statement]
+
+
+def _honoured(removal: Statement) -> tuple[int, bytes]:
+    """The last statement of the removed device that still counts, (0, b"") for none."""
+    assert isinstance(removal.act, Remove)
+    return removal.act.honoured or (0, b"")
 
 
 @attrs.define(eq=False)
@@ -71,16 +79,12 @@ class _Reading:
 
     def honoured(self, issuer: NodeId) -> Iterable[Statement]:
         """The issuer's statements that count: all, or those up to the earliest cut from above."""
-        cuts = [
-            statement.act.honoured or (0, b"")
-            for statement in self.removals.get(issuer, ())
-            if isinstance(statement.act, Remove) and statement.issuer in self.admins[issuer].above
-        ]
-        if not cuts:
+        cut = self.removal(issuer)
+        if cut is None:
             return self.by_issuer.get(issuer, ())
         # Following the hashes down from the cut leaves out forks, and whatever can't be shown to lie before it.
         kept = []
-        number, id = min(cuts)
+        number, id = _honoured(cut)
         statement = self.statements.get(id)
         if statement is not None and statement.number != number:  # else a later one could pass for the earliest
             return []
@@ -119,9 +123,11 @@ class _Reading:
         """Which of several statements about one device names it: highest issuer, earliest, lowest hash."""
         return self.admins[statement.issuer].level, statement.number, statement.id
 
-    def is_removed(self, device: NodeId) -> bool:
+    def removal(self, device: NodeId) -> Statement | None:
+        """What shut a device out; None while nothing did."""
         admin = self.admins.get(device)
-        return any(admin is None or s.issuer in admin.above for s in self.removals.get(device, ()))
+        valid = [s for s in self.removals.get(device, ()) if admin is None or s.issuer in admin.above]
+        return min(valid, key=lambda s: (_honoured(s), *self.rank(s)), default=None)
 
 
 def evaluate(genesis: Genesis, statements: Mapping[bytes, Statement]) -> Standing:
@@ -150,10 +156,9 @@ def evaluate(genesis: Genesis, statements: Mapping[bytes, Statement]) -> Standin
 
 def _standing(reading: _Reading) -> Standing:
     genesis, founder = reading.genesis, reading.genesis.founder
+    removals = {device: removal for device in reading.removals if (removal := reading.removal(device)) is not None}
     members = {
-        founder: Member(
-            founder, genesis.founder_name, "admin", genesis.founder_certificate, reading.is_removed(founder)
-        )
+        founder: Member(founder, genesis.founder_name, "admin", genesis.founder_certificate, founder in removals)
     }
     origins: dict[NodeId, Statement] = {}
     for device, statements in sorted(reading.adds.items()):
@@ -164,8 +169,6 @@ def _standing(reading: _Reading) -> Standing:
         assert origin is not None
         assert isinstance(origin.act, Add | Grant)
         role: Role = origin.act.role if isinstance(origin.act, Add) else "admin"
-        members[device] = Member(
-            device, origin.act.name, role, origin.act.certificate, removed=reading.is_removed(device)
-        )
+        members[device] = Member(device, origin.act.name, role, origin.act.certificate, removed=device in removals)
         origins[device] = origin
-    return Standing(members, reading.admins, origins)
+    return Standing(members, reading.admins, origins, removals)

@@ -93,10 +93,14 @@ class Welcome:
 
 @attrs.frozen
 class Reject:
-    """Either side, before the link is up: why not. The sender closes after it."""
+    """Either side, before the link is up: why not. The sender closes after it.
+
+    ``proof``: signed statements that show the receiver that it was removed from the mesh.
+    """
 
     code: str
     reason: str
+    proof: tuple[bytes, ...] = ()
 
 
 @attrs.frozen
@@ -299,7 +303,7 @@ _SHAPES: dict[int, codec.Shape] = {
     2: record(Challenge, uint(65535), blob(32)),
     3: record(Proof, blob_up_to(2048), epoch, optional(epoch), array(blob_up_to(4096), 64), blob(64)),
     4: record(Welcome, epoch, optional(epoch), blob(64)),
-    5: record(Reject, text(32), text(200)),
+    5: record(Reject, text(32), text(200), array(blob_up_to(4096), 64)),
     10: record(Ping, uint()),
     11: record(Pong, uint()),
     12: record(Bye, text(32), text(200)),

@@ -17,7 +17,6 @@ QUIC, TCP = "quic://192.0.2.7:7843", "websocket://[fd00::7]:7000"
         (TCP, "No route to host", "AP isolation"),
         (TCP, "Network is unreachable", "ip -brief address"),
         (QUIC, "certificate refused: it is not the known one", "meshctl remove attic"),
-        (QUIC, "the peer refused: hall was removed from this mesh", "attic says that this device was removed"),
         (QUIC, "P_VERSION: nothing in common", f"P_VERSION: {CATALOGUE['P_VERSION'].advice}"),
     ],
 )

@@ -206,6 +206,27 @@ def test_a_removed_device_is_cut_within_a_second(lab: Make) -> None:
     assert peer(b, c).get("state") != "up"
 
 
+def test_a_device_removed_while_it_was_off_learns_it_and_says_so(lab: Make) -> None:
+    made = lab(3)
+    a, b, c = mesh(made)
+    linked(a, b, c)
+    made.network.unplug(c)
+    waits = c.ctl("send", "a", "still under way")["id"]
+    c.kill()
+    a.ctl("remove", "c")
+    made.network.plug(c)
+    c.start()
+
+    def state() -> str:
+        return next(str(row["state"]) for row in c.ctl("members") if row["name"] == "c")
+
+    eventually(lambda: state() == "removed", within_s=LINK_S, what="c was shown its removal")
+    with pytest.raises(Refused) as refused:
+        c.ctl("send", "a", "are you there?")
+    assert refused.value.code == "E_REMOVED_DEVICE"
+    eventually(lambda: c.ctl("trace", waits)["state"] == "refused", within_s=LINK_S, what="its mail is refused")
+
+
 TOTAL = 1000
 BATCH = 20
 

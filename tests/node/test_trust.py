@@ -4,8 +4,8 @@ import attrs
 import pytest
 
 from meshd.ids import Epoch
-from meshd.links.events import LinkUp
-from meshd.node.effects import Announce, LeavePeer
+from meshd.links.events import DialFailed, LinkUp
+from meshd.node.effects import Announce, LeavePeer, SeekPeer
 from meshd.node.membership import is_usable_prekey
 from meshd.node.requests import Echo, Query, Remove
 from meshd.store.ops import DeleteFact, PutFact
@@ -35,6 +35,13 @@ def rolled_back(world: World, one: Device, lives: int = 3) -> None:
         world.disconnect(one, other)
     one.database.apply([(0, [PutFact("epoch", b"", epoch)])], world.now_ms)
     one.start()
+
+
+def turned_away(one: Device, listener: Device, proof: tuple[bytes, ...]) -> None:
+    """``one`` has dialed ``listener``, which sent it away with this proof."""
+    address = Address("quic", "192.0.2.1", 1)
+    one.inbox.append(DialFailed(listener.id, address, "P_REMOVED", "the peer refused: it was removed", proof))
+    one.world.pump()
 
 
 def is_kind(kind: int, frame: object) -> bool:
@@ -229,6 +236,45 @@ class TestMembership:
         world.advance(1)
         assert b.code(sent) == "E_REFUSED"
         assert b.query("queue") == []
+
+    def test_a_device_removed_while_it_was_away_learns_it_where_it_is_turned_away(self) -> None:
+        world = World(3)
+        a, b, c = world.devices
+        world.connect(b, c)  # whose mail waits at b, for want of a
+        waits = c.send("d0", b"x", wait="delivered")
+        roster = removed(world.roster, device(0), 2)
+        turned_away(c, a, roster.removal_of(c.id))
+        assert Announce(None) in c.other
+        assert {LeavePeer(a.id), LeavePeer(b.id)} <= set(c.other)
+        assert c.code(waits) == "E_REFUSED"
+        assert c.query("queue") == []
+        assert c.code(c.send("d0", b"y")) == "E_REMOVED_DEVICE"
+        c.crash()
+        c.start()
+        world.pump()
+        assert c.code(c.send("d0", b"z")) == "E_REMOVED_DEVICE"
+
+    def test_a_removal_that_nobody_signed_changes_nothing(self) -> None:
+        world, (a, _, c) = linked(3)
+        [statement] = removed(world.roster, device(0), 2).removal_of(c.id)
+        turned_away(c, a, (statement[:-1] + bytes((statement[-1] ^ 1,)),))
+        turned_away(c, a, (b"none",))
+        assert c.result(c.send("d0", b"x", wait="delivered"))["state"] == "delivered"
+
+    def test_a_device_whose_own_removal_was_void_is_in_the_mesh_again(self) -> None:
+        world = World(4)
+        a, b, c, d = world.devices
+        roster = granted(world.roster, 0, 1)
+        shut_out = removed(roster, device(1), 2)
+        turned_away(c, b, shut_out.removal_of(c.id))
+        assert c.code(c.send("d3", b"x")) == "E_REMOVED_DEVICE"
+        c.other.clear()
+        back = removed(shut_out, device(0), 1, honoured=0)
+        turned_away(c, a, back.removal_of(b.id))
+        assert {type(effect) for effect in c.other} >= {Announce, SeekPeer}
+        waits = c.send("d3", b"y", wait="delivered")
+        world.connect(c, d)
+        assert c.result(waits)["state"] == "delivered"
 
     def test_only_an_admin_removes(self) -> None:
         _, (_, b, _) = linked(3)

@@ -160,13 +160,6 @@ def test_why_a_device_could_not_be_dialed_is_said() -> None:
     )
 
 
-def test_what_the_others_say_of_a_removal_that_this_device_has_not_heard_of() -> None:
-    refused = attrs.evolve(PEER, linked=False, last_error="quic://x: the peer refused: hall was removed from this mesh")
-    found = bad(attrs.evolve(GOOD, peers=(refused,)))["mesh"]
-    assert (found.verdict, found.detail) == ("fail", "this device was removed from home, as attic can tell")
-    assert "meshctl join" in found.fix
-
-
 @pytest.mark.parametrize(("change", "expected"), PEER_FAULTS)
 def test_faults_between_two(change: dict[str, Any], expected: dict[str, str]) -> None:
     found = bad(attrs.evolve(GOOD, peers=(attrs.evolve(PEER, **change),)))

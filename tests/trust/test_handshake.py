@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from meshd.errors import LocalProtocolError, RemoteProtocolError
 from meshd.ids import Epoch, NodeId
-from meshd.trust.handshake import DialerHandshake, ListenerHandshake
+from meshd.trust.handshake import DialerHandshake, ListenerHandshake, TurnedAway
 from meshd.trust.roster import Roster, found
 from meshd.trust.statement import Add, sign_statement
 from meshd.wire.frames import (
@@ -66,7 +66,7 @@ def pump(one: DialerHandshake, two: ListenerHandshake, change: Change = lambda f
     frame: Frame | None = one.start()
     sides = (two, one)
     while frame is not None:
-        limit = MAX_PROOF_FRAME_BYTES if isinstance(frame, Proof) else MAX_HANDSHAKE_FRAME_BYTES
+        limit = MAX_PROOF_FRAME_BYTES if isinstance(frame, Proof | Reject) else MAX_HANDSHAKE_FRAME_BYTES
         frame = decode_frame(encode_frame(change(frame)), limit=limit)
         sent.append(frame)
         frame = sides[0].receive(frame)
@@ -131,6 +131,25 @@ def test_a_stranger_is_refused_whatever_it_signs_itself():
 def test_a_removed_device_is_refused_although_its_chain_is_genuine():
     two = listener(removed(MESH, device(0), 1))
     assert failing(dialer(), two) == "P_REMOVED"
+
+
+def test_a_removed_device_is_shown_its_removal():
+    one, two = dialer(), listener(removed(MESH, device(0), 1))
+    assert failing(one, two) == "P_REMOVED"
+    assert two.rejection is not None
+    waiting = dialer()
+    waiting.start()
+    with pytest.raises(TurnedAway) as caught:
+        waiting.receive(decode_frame(encode_frame(two.rejection), limit=MAX_PROOF_FRAME_BYTES))
+    assert not MESH.merge(caught.value.proof)[0].is_current(DIALER.node_id)
+
+
+def test_who_has_not_proven_a_key_is_shown_nothing():
+    two = listener(removed(MESH, device(0), 1))
+    assert failing(dialer(), two, lambda f: attrs.evolve(f, signature=bytes(64)) if isinstance(f, Proof) else f) == (
+        "P_AUTH"
+    )
+    assert two.rejection == Reject("P_AUTH", "a proof with a wrong signature")
 
 
 def test_a_dialer_keeps_away_from_a_removed_listener():

@@ -230,6 +230,32 @@ def test_removal_wins_over_adds_and_grants_from_below():
     assert current(gone.merge([add])[0]) == {"d0", "d2"}
 
 
+def test_a_removal_proves_itself_to_a_roster_that_has_not_heard_of_it():
+    before = added(added(added(mesh_of(1), 0, 2, "admin"), 2, 3, "admin"), 3, 4)
+    after = removed(before, device(3), 4)
+    proof = after.removal_of(device(4).node_id)
+    assert len(proof) == 3  # two grants, and the removal
+    outdated = added(mesh_of(4), 0, 9)  # where the victim is a member, and neither grant is known
+    assert not outdated.merge(proof)[0].is_current(device(4).node_id)
+    assert after.removal_of(device(1).node_id) == ()
+    assert after.removal_of(device(9).node_id) == ()
+
+
+def test_the_removal_of_who_took_it_in_proves_that_a_device_is_out():
+    before = added(added(founded(), 0, 1, "admin"), 1, 2)
+    after = removed(before, device(0), 1, honoured=0)
+    assert device(2).node_id not in after.members
+    proof = after.removal_of(device(2).node_id, before.chain_for(device(2).node_id)[1:])
+    assert current(before.merge(proof)[0]) == {"d0"}
+
+
+def test_of_several_removals_of_an_admin_the_earliest_cut_is_the_proof():
+    before = added(added(added(founded(), 0, 1, "admin"), 1, 2), 1, 3)
+    late, early = removed(before, device(0), 1), removed(before, recovery(), 1, honoured=1)
+    after = late.merge(early.all_statements())[0]
+    assert current(before.merge(after.removal_of(device(1).node_id))[0]) == {"d0", "d2"}
+
+
 def test_either_of_two_grantors_can_remove():
     roster = added(added(mesh_of(3), 0, 1, "admin"), 0, 2, "admin")
     both = granted(roster, 1, 3).merge(granted(roster, 2, 3).all_statements())[0]

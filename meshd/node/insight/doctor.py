@@ -180,7 +180,7 @@ class Doctor:
             version=__version__,
             name=membership.name if roster is None else membership.name_of(membership.me),
             mesh=None if roster is None else roster.mesh_name,
-            removed=roster is not None and membership.public_key(membership.me) is None,
+            removed=membership.is_shut_out,
             bound=bound,
             ports=dict(self._ports()),
             outages=self.node.watch.views.outages,

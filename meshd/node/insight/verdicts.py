@@ -139,8 +139,6 @@ def _network(evidence: Evidence) -> Iterator[Verdict]:
 
 
 _COME_BACK = "Coming back takes a new key: stop meshd, move the state directory away, start it, then meshctl join CODE"
-_DISOWNED = "was removed from this mesh"
-"""What a device is told by others that know more than itself."""
 
 
 def _mesh(evidence: Evidence) -> Iterator[Verdict]:
@@ -149,9 +147,6 @@ def _mesh(evidence: Evidence) -> Iterator[Verdict]:
         yield Verdict("mesh", Grade.WARN, "this device is in no mesh", fix)
     elif evidence.removed:
         yield Verdict("mesh", Grade.FAIL, f"this device was removed from {evidence.mesh}", _COME_BACK)
-    elif disowning := [peer.name for peer in evidence.peers if _DISOWNED in (peer.last_error or "")]:
-        detail = f"this device was removed from {evidence.mesh}, as {listed(disowning)} can tell"
-        yield Verdict("mesh", Grade.FAIL, detail, _COME_BACK)
     else:
         yield ok("mesh", f"{evidence.name} in {evidence.mesh}")
 
