@@ -390,5 +390,7 @@ class Sending:
                     pass  # a part of it may have left
                 case "E_UNKNOWN_DEVICE":
                     item.outcome = "turned away" if item.outcome == "unknown" else item.outcome
+                case "E_REMOVED_DEVICE" if self._host.is_removed:
+                    item.outcome = "turned away" if item.outcome == "unknown" else item.outcome
                 case _:
                     raise AssertionError(f"message {item.uid} was answered with {code}")
