@@ -142,7 +142,10 @@ CATALOGUE: dict[str, Explanation] = {
         "The kernel doesn't let meshd see the network interfaces.",
         "Allow it netlink sockets; under systemd: RestrictAddressFamilies= with AF_NETLINK.",
     ),
-    "E_DATABASE": Explanation("The store is damaged.", "Keep the file, and restore a backup."),
+    "E_DATABASE": Explanation(
+        "The store is damaged, or its disk fails.",
+        "See whether the disk is well (journalctl -k). Keep the file; if it is damaged, restore a backup.",
+    ),
     "E_NEWER_STATE": Explanation("The state was written by a newer meshd.", "Install that version again."),
     # what a peer did; RemoteProtocolError only
     "P_MALFORMED": Explanation("A peer sent bytes that are no frame.", "Run one version of meshd everywhere."),

@@ -3,6 +3,7 @@
 WAL with ``synchronous=FULL``: what :meth:`Database.apply` reports as committed is on the disk.
 """
 
+import errno
 import os
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -15,7 +16,7 @@ import attrs
 from meshd.errors import MeshdError
 from meshd.store import apply as operations
 from meshd.store.ops import Committed, Op, Read, Snapshot
-from meshd.store.reserve import Reserve
+from meshd.store.reserve import DISK_FULL, Reserve, has_room
 from meshd.store.schema import SMALL_TABLES, migrate
 
 Batch: TypeAlias = tuple[int, Sequence[Op]]
@@ -31,7 +32,9 @@ _LOG_KEPT_BYTES = 8 * 1024 * 1024
 _PAGE_BYTES = 4096
 _RELIEF_PAGES = 1024
 """Pages (4 MiB) by which the file may still grow on a full disk, for what lets mail leave."""
+_SETTLED_BYTES = 64 * 1024  # SQLite's file layer takes less than 128 KiB at once
 _NO_PAGE_LIMIT = 0xFFFFFFFE
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @attrs.frozen
@@ -56,8 +59,12 @@ _CODES: MappingProxyType[type[apsw.Error], str] = MappingProxyType(
 """What SQLite reports -> what the caller is told; anything else is our own defect, E_INTERNAL."""
 
 
-def _failure(error: apsw.Error) -> _Failure:
-    return _Failure(_CODES.get(type(error), "E_INTERNAL"), str(error))
+def _failure(error: apsw.Error, connection: apsw.Connection) -> _Failure:
+    code = _CODES.get(type(error), "E_INTERNAL")
+    # SQLite has a word of its own for a full disk where it writes, not where it syncs.
+    if isinstance(error, apsw.IOError) and connection.system_errno in DISK_FULL:
+        code = "E_FULL"
+    return _Failure(code, str(error))
 
 
 class Database:
@@ -88,17 +95,20 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = apsw.Connection(str(path))
         except (OSError, apsw.Error) as error:
-            raise MeshdError("E_STATE_DIR", f"{path} can't be opened: {_reason(error)}.") from error
+            raise _opening_error(path, error) from error
         try:
             _prepare(connection, path)
+            _settle_log(path)
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             _check(connection, path)
             migrate(connection)
             reserve.hold()
             database = cls(connection, reserve)
         except BaseException as error:
+            system_errno = connection.system_errno
             connection.close(True)
             if isinstance(error, apsw.Error | OSError):
-                raise _opening_error(path, error) from error
+                raise _opening_error(path, error, system_errno) from error
             raise
         return database
 
@@ -125,7 +135,7 @@ class Database:
             return []
         try:
             self._regain()
-        except OSError as error:
+        except (OSError, apsw.Error) as error:
             return self.refuse([ticket for ticket, _ in batches], "E_DATABASE", str(error), chained)
         if self._broken is not None:
             return self._apply_each(batches, clock_ms, chained)
@@ -166,7 +176,7 @@ class Database:
             operations.apply(cursor, ops, clock_ms)
             cursor.execute("COMMIT")
         except apsw.Error as error:
-            return _failure(error)
+            return _failure(error, connection)
         finally:
             # SQLite has rolled back by itself after some errors, not after others.
             if connection.in_transaction:
@@ -178,7 +188,7 @@ class Database:
         try:
             return operations.answer(self._connection, ask)
         except apsw.Error as error:
-            failure = _failure(error)
+            failure = _failure(error, self._connection)
             raise MeshdError(failure.code, f"The store can't be read: {failure.reason}.") from error
 
     def snapshot(self) -> Snapshot:
@@ -186,7 +196,7 @@ class Database:
         try:
             return operations.take_snapshot(self._connection)
         except apsw.Error as error:
-            failure = _failure(error)
+            failure = _failure(error, self._connection)
             raise MeshdError(failure.code, f"The store can't be read: {failure.reason}.") from error
 
     def close(self) -> None:
@@ -203,13 +213,13 @@ class Database:
             self._connection.pragma("max_page_count", _NO_PAGE_LIMIT)
 
     def _give_way(self) -> bool:
-        if self._reserve is None or not self._reserve.release():
-            return False
-        # The freed space goes to the file before the log can take it, and the log starts anew.
         try:
+            if self._reserve is None or not self._reserve.release():
+                return False
+            # The freed space goes to the file before the log can take it, and the log starts anew.
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        except apsw.FullError:
-            return False  # others took the space at once
+        except (OSError, apsw.Error):
+            return False  # others took the space at once, or the disk fails: the commit has failed anyway
         finally:
             self._full_pages = int(self._connection.pragma("page_count"))
         return True
@@ -224,6 +234,7 @@ class Database:
 def _prepare(connection: apsw.Connection, path: Path) -> None:
     """Take the file for this process alone, and set what holds for the connection."""
     connection.set_busy_timeout(0)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # until the log can be trusted
     connection.pragma("locking_mode", "exclusive")
     connection.pragma("page_size", _PAGE_BYTES)
     try:
@@ -239,6 +250,26 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
     connection.pragma("journal_size_limit", _LOG_KEPT_BYTES)
 
 
+def _settle_log(path: Path) -> None:
+    """Write anew what an earlier process left in the log, so that what is read from it is on the disk.
+
+    After a sync that failed, the system may go on showing what never reached the disk, and no later sync tells. What
+    is committed behind such a gap would be lost with the power, and pages moved from there to the file would not fit
+    what the log then still holds. Raises apsw.Error; the file is not touched then.
+    """
+    log = path.with_name(path.name + "-wal")
+    if not log.exists():
+        return
+    file = apsw.VFSFile("", str(log), [apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_WAL, 0])
+    try:
+        size = file.xFileSize()
+        for start in range(0, size, _SETTLED_BYTES):
+            file.xWrite(file.xRead(min(_SETTLED_BYTES, size - start), start), start)
+        file.xSync(apsw.SQLITE_SYNC_FULL)
+    finally:
+        file.xClose()
+
+
 def _check(connection: apsw.Connection, path: Path) -> None:
     """Raise MeshdError E_DATABASE when the file is damaged, as far as a start has the time to look."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
@@ -251,14 +282,19 @@ def _check(connection: apsw.Connection, path: Path) -> None:
             raise MeshdError("E_DATABASE", f"{path} is damaged: {found[0]}.")
 
 
-def _opening_error(path: Path, error: apsw.Error | OSError) -> MeshdError:
-    if isinstance(error, apsw.FullError):
-        return MeshdError("E_FULL", f"There is no space left for {path}.")
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return MeshdError("E_DATABASE", f"{path} is damaged: {error}.")
+def _opening_error(path: Path, error: apsw.Error | OSError, system_errno: int = 0) -> MeshdError:
+    """What a start that failed is told: E_STATE_DIR is not tried again, because only a person can mend it."""
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return MeshdError("E_RUNNING", f"Another process uses {path}.")
-    return MeshdError("E_STATE_DIR", f"{path} can't be used: {_reason(error)}.")
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return MeshdError("E_DATABASE", f"{path} is damaged: {error}.")
+    number = error.errno if isinstance(error, OSError) else system_errno
+    takes_none = isinstance(error, apsw.CantOpenError) and not has_room(path.parent)
+    if isinstance(error, apsw.FullError) or number in DISK_FULL or takes_none:
+        return MeshdError("E_FULL", f"There is no space left for {path}.")
+    fails = isinstance(error, apsw.IOError | apsw.CantOpenError) and number not in _FORBIDDEN
+    code = "E_DATABASE" if fails or number == errno.EIO else "E_STATE_DIR"
+    return MeshdError(code, f"{path} can't be used: {_reason(error)}.")
 
 
 def _reason(error: apsw.Error | OSError) -> str:

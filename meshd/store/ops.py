@@ -382,7 +382,10 @@ class Snapshot:
 
 @attrs.frozen
 class Committed:
-    """Event: the ops of these tickets are on disk; or, with ``error``, none of this ticket's ops are."""
+    """Event: the ops of these tickets are on disk; or, with ``error``, none of this ticket's ops were carried out.
+
+    When a sync was what failed, the next process may still find all of them, until another commit succeeds.
+    """
 
     tickets: tuple[int, ...]
     error: str | None = None

@@ -7,7 +7,14 @@ from pathlib import Path
 RESERVE_BYTES = 16 * 1024 * 1024
 """Holds the write-ahead log at its longest (database.py), with room for what lets mail leave."""
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when it has no more space for a file."""
+
+
+def has_room(directory: Path) -> bool:
+    """Whether the disk there can take another file at all. Some file systems don't count files: they say 0 of 0."""
+    disk = os.statvfs(directory)
+    return disk.f_bavail > 0 and (disk.f_favail > 0 or disk.f_files == 0)
 
 
 class Reserve:
@@ -27,16 +34,17 @@ class Reserve:
         """Take the space, if it isn't held; False when the disk doesn't have it. Raises OSError for anything else."""
         if self.held:
             return True
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, self._size_bytes)
-            self.held = True
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, self._size_bytes)
+                self.held = True
+            finally:
+                os.close(descriptor)
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if error.errno not in DISK_FULL:
                 raise
-            self._path.unlink()
-        finally:
-            os.close(descriptor)
+            self._path.unlink(missing_ok=True)
         return self.held
 
     def regain(self) -> bool:
