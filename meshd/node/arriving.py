@@ -232,10 +232,6 @@ class Arriving:
 
         self._receive_again(turn, self.opening.take_held_where(is_void), peers)
 
-    def forget_sessions(self, turn: Turn, before_ms: int) -> None:
-        """Sessions made before then are of no more use."""
-        self.opening.forget_before(turn, before_ms)
-
     def floor_raised(self, turn: Turn, source: NodeId, payload: bytes) -> None:
         """The source says that nothing below a number will come. Raises RemoteProtocolError."""
         priority, floor = decode_floor(payload)

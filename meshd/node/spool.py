@@ -14,7 +14,7 @@ from meshd.ids import BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
 from meshd.node.deposits import Deposits
 from meshd.node.detours import Detours, bundle_frame
-from meshd.node.effects import DataTimeout, EndStored
+from meshd.node.effects import DataTimeout
 from meshd.node.endings import Endings
 from meshd.node.followers import Followers, Stage
 from meshd.node.loading import Loading, waiting_of
@@ -102,10 +102,6 @@ class Spool:
         floor = self.next_number(destination, priority) if queue.rows == 0 else queue.floor()
         unwritten = self.outcomes.unwritten(destination, priority)
         return floor if floor is None or unwritten is None else min(floor, unwritten)
-
-    def end_stored(self, stored: EndStored) -> None:
-        """The disk knows of ends of earlier lives' bundles: floors may pass them."""
-        self.outcomes.end_stored(stored)
 
     def next_number(self, destination: NodeId, priority: Priority) -> Number:
         """The number that our next bundle of the flow will have."""

@@ -182,7 +182,7 @@ class Node:
         """Sessions that no bundle alive can have used."""
         outdated = self._mail.sessions.forget_before(before_ms)
         turn.lazy_ops += [DeleteFact("own-session", destination + session) for destination, session in outdated]
-        self._mail.arriving.forget_sessions(turn, before_ms)
+        self._mail.arriving.opening.forget_before(turn, before_ms)
         self._mesh.notices.forget_before(turn, before_ms)
 
     def _finish(self, turn: Turn) -> list[Effect]:
@@ -359,7 +359,7 @@ class Node:
             case LocalReceipt():
                 self.spool.receipted(turn, self._me, effect.receipt)
             case EndStored():
-                self.spool.end_stored(effect)
+                self.spool.outcomes.end_stored(effect)
             case EpochStored():
                 self.epoch = effect.epoch
                 self._mail.outbox.start_epoch(effect.epoch)

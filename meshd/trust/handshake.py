@@ -24,8 +24,8 @@ from meshd.errors import CATALOGUE, LocalProtocolError, RemoteProtocolError
 from meshd.ids import Epoch, NodeId, to_text
 from meshd.trust.identity import Identity, certificate_key, key_node_id, verify
 from meshd.trust.roster import MAX_CHAIN_BYTES, Roster
-from meshd.wire import codec
-from meshd.wire.frames import PROTOCOL_VERSION, Challenge, Frame, Hello, Proof, Reject, Welcome, plain_epoch
+from meshd.trust.transcript import Transcript
+from meshd.wire.frames import PROTOCOL_VERSION, Challenge, Frame, Hello, Proof, Reject, Welcome
 
 VERSIONS = (PROTOCOL_VERSION,)
 """The protocol versions that this program speaks, best first."""
@@ -34,7 +34,6 @@ NONCE_SIZE = 32
 
 _DIALER_LABEL = "meshd/handshake/dialer/v1"
 _LISTENER_LABEL = "meshd/handshake/listener/v1"
-_TAG_LABEL = b"meshd/link-tag/v1"
 _MAX_REASON = 200
 
 
@@ -64,49 +63,6 @@ class _State(enum.Enum):
     PROOF_HELD = "proof held"
     DONE = "done"
     FAILED = "failed"
-
-
-@attrs.frozen(kw_only=True)
-class _Transcript:
-    """What both sides sign, apart from their role and what is theirs alone."""
-
-    mesh_id: bytes
-    alpn: str
-    offered: tuple[int, ...]
-    chosen: int
-    dialer_key: bytes
-    listener_key: bytes
-    dialer_nonce: bytes
-    listener_nonce: bytes
-    listener_certificate: bytes
-
-    @property
-    def tag(self) -> str:
-        """A short name for the link, from what both sides know."""
-        return to_text(hashlib.sha256(_TAG_LABEL + self.dialer_nonce + self.listener_nonce).digest()[:5])
-
-    def parts(self) -> tuple[bytes, ...]:
-        return (
-            self.mesh_id,
-            codec.encode([list(self.offered), self.chosen, self.alpn]),
-            self.dialer_key,
-            self.listener_key,
-            self.dialer_nonce,
-            self.listener_nonce,
-            hashlib.sha256(self.listener_certificate).digest(),
-        )
-
-
-def _own(epoch: Epoch) -> bytes:
-    return codec.encode(plain_epoch(epoch))
-
-
-def _proof_parts(transcript: _Transcript, dialer: Epoch, seen: Epoch | None) -> tuple[bytes, ...]:
-    return (*transcript.parts(), _own(dialer), b"" if seen is None else _own(seen))
-
-
-def _welcome_parts(transcript: _Transcript, dialer: Epoch, listener: Epoch, seen: Epoch | None) -> tuple[bytes, ...]:
-    return (*transcript.parts(), _own(dialer), _own(listener), b"" if seen is None else _own(seen))
 
 
 class TurnedAway(RemoteProtocolError):
@@ -205,7 +161,7 @@ class DialerHandshake(_Machine):
         self._epoch = epoch
         self._seen = seen
         self._hello = Hello(VERSIONS, rng.randbytes(NONCE_SIZE))
-        self._transcript: _Transcript | None = None
+        self._transcript: Transcript | None = None
 
     def start(self) -> Hello:
         """The first frame.
@@ -236,7 +192,7 @@ class DialerHandshake(_Machine):
     def _prove(self, challenge: Challenge) -> Proof:
         if challenge.version not in self._hello.versions:
             raise RemoteProtocolError("P_VERSION", f"version {challenge.version} was not offered")
-        self._transcript = _Transcript(
+        self._transcript = Transcript(
             mesh_id=self._roster.mesh_id,
             alpn=self._alpn,
             offered=self._hello.versions,
@@ -247,7 +203,7 @@ class DialerHandshake(_Machine):
             listener_nonce=challenge.nonce,
             listener_certificate=self._listener_certificate,
         )
-        signature = self._identity.sign(_DIALER_LABEL, *_proof_parts(self._transcript, self._epoch, self._seen))
+        signature = self._identity.sign(_DIALER_LABEL, *self._transcript.proof(self._epoch, self._seen))
         chain = self._roster.chain_for(self._identity.node_id)
         if self._roster.members[self._peer].role == "relay":  # it may hear of this mesh for the first time
             chain = self._roster.chain_for(self._identity.node_id, self._peer)
@@ -257,7 +213,7 @@ class DialerHandshake(_Machine):
     def _finish(self, welcome: Welcome) -> None:
         transcript = self._transcript
         assert transcript is not None
-        parts = _welcome_parts(transcript, self._epoch, welcome.epoch, welcome.seen)
+        parts = transcript.welcome(self._epoch, welcome.epoch, welcome.seen)
         if not verify(transcript.listener_key, welcome.signature, _LISTENER_LABEL, *parts):
             raise RemoteProtocolError("P_AUTH", "a welcome with a wrong signature")
         self._state = _State.DONE
@@ -305,7 +261,7 @@ class _Listening(_Machine):
         if peer == self._identity.node_id:
             raise RemoteProtocolError("P_AUTH", "a link to itself")
         transcript = self._transcript(mesh_id, dialer_key)
-        if not verify(dialer_key, proof.signature, _DIALER_LABEL, *_proof_parts(transcript, proof.epoch, proof.seen)):
+        if not verify(dialer_key, proof.signature, _DIALER_LABEL, *transcript.proof(proof.epoch, proof.seen)):
             raise RemoteProtocolError("P_AUTH", "a proof with a wrong signature")
         return Applicant(peer, proof.certificate, proof.epoch, proof.seen, proof.chain, transcript)
 
@@ -314,7 +270,7 @@ class _Listening(_Machine):
     ) -> Welcome:
         """Let the applicant in, if ``roster``, with its chain merged, has it."""
         check_member(roster, applicant.peer, applicant.certificate, applicant.chain)
-        parts = _welcome_parts(applicant.transcript, applicant.epoch, epoch, seen)
+        parts = applicant.transcript.welcome(applicant.epoch, epoch, seen)
         signature = self._identity.sign(_LISTENER_LABEL, *parts)
         self._state = _State.DONE
         self.done = HandshakeResult(
@@ -322,9 +278,9 @@ class _Listening(_Machine):
         )
         return Welcome(epoch, seen, signature)
 
-    def _transcript(self, mesh_id: bytes, dialer_key: bytes) -> _Transcript:
+    def _transcript(self, mesh_id: bytes, dialer_key: bytes) -> Transcript:
         assert self._hello is not None
-        return _Transcript(
+        return Transcript(
             mesh_id=mesh_id,
             alpn=self._alpn,
             offered=self._hello.versions,
@@ -351,7 +307,7 @@ class Applicant:
     epoch: Epoch
     seen: Epoch | None
     chain: tuple[bytes, ...]
-    transcript: _Transcript = attrs.field(repr=False)
+    transcript: Transcript = attrs.field(repr=False)
 
     @property
     def genesis(self) -> bytes:

@@ -71,9 +71,7 @@ class Challenge:
 
 @attrs.frozen
 class Proof:
-    """Dialer: its certificate (DER), its epoch, the highest epoch of the listener that it has seen, the statements
-    that make it a member, and its signature.
-    """
+    """Dialer: its certificate (DER), its epoch, the highest known of the listener, its chain, and its signature."""
 
     certificate: bytes
     epoch: Epoch
