@@ -64,7 +64,7 @@ class _View:
 _VIEWS = (
     _View(
         "status",
-        ("version", "device", "mesh", "uptime_s", "peers_up", "peers_known", "spool", "relays", "listen"),
+        ("version", "device", "mesh", "removed", "uptime_s", "peers_up", "peers_known", "spool", "relays", "listen"),
     ),
     _View("members", ("id", "name", "role", "state")),
     _View("peers", _PEER),

@@ -6,6 +6,7 @@ from meshd.cli import screen
 from meshd.cli.answers import Fields, fields_of, rows_of
 from meshd.cli.session import Command, Session, pass_session
 from meshd.cli.units import age, count, milliseconds, percent, size
+from meshd.errors import CATALOGUE
 from meshd.ids import Priority
 
 NO_MESH = "This device is in no mesh yet. Found one: meshctl init NAME. Or enter one: meshctl join CODE"
@@ -52,6 +53,7 @@ def status(session: Session) -> None:
     listen = fields.inner("listen")
     addresses = [f"{kind} {at}" for kind in ("quic", "websocket") for at in listen.texts(kind)]
     up, known = fields.integer("peers_up"), fields.integer("peers_known")
+    is_removed = fields.values.get("removed") is True
     alerts = _active_alerts(session)
     quota = spool.number_or_none("quota_bytes")
     spool_text = f"{count(spool.integer('messages'), 'message')} waiting, {size(spool.integer('bytes'))}"
@@ -59,6 +61,7 @@ def status(session: Session) -> None:
         [
             ("device", f"{device.text('name')}  {device.text('id')}"),
             ("mesh", f"{mesh.text('name')}  {mesh.text('id')}" if mesh else "none"),
+            *([("removed", "this device is in the mesh no more")] if is_removed else []),
             ("peers", f"{up} of {known} linked" if known else "none"),
             ("spool", spool_text + (f" of {size(int(quota))}" if quota else "")),
             ("relays", ", ".join(f"{r.text('url')} ({r.text('state')})" for r in fields.rows("relays")) or "none"),
@@ -68,7 +71,7 @@ def status(session: Session) -> None:
             ("meshd", f"{fields.text('version')}, up for {age(fields.number('uptime_s'))}"),
         ]
     )
-    advice = _status_advice(mesh is not None, up, known)
+    advice = CATALOGUE["E_REMOVED_DEVICE"].advice if is_removed else _status_advice(mesh is not None, up, known)
     if advice:
         screen.line()
         screen.hint(advice)

@@ -70,6 +70,7 @@ SCHEMAS: dict[str, Schema] = {
             "version": _text(),
             "device": _DEVICE,
             "mesh": {"anyOf": [_DEVICE, {"type": "null"}], "description": "null before init or join"},
+            "removed": _TRUTH | {"description": "This device was removed from the mesh."},
             "uptime_s": _number(),
             "peers_up": _count(),
             "peers_known": _count(),

@@ -21,6 +21,7 @@ STATUS: dict[str, Any] = {
     "version": "0.1.0",
     "device": {"id": KITCHEN, "name": "kitchen"},
     "mesh": {"id": "m" * 52, "name": "home"},
+    "removed": False,
     "uptime_s": 190.5,
     "peers_up": 1,
     "peers_known": 2,
@@ -168,6 +169,7 @@ def test_status_names_active_alerts(meshctl: Meshctl, daemon: FakeDaemon) -> Non
         ({"mesh": None, "peers_up": 0, "peers_known": 0}, "Found one: meshctl init NAME. Or enter one: meshctl join"),
         ({"peers_up": 0, "peers_known": 0}, "meshctl invite"),
         ({"peers_up": 0}, "meshctl doctor"),
+        ({"peers_up": 0, "removed": True}, "Coming back takes a new key"),
     ],
 )
 def test_status_says_what_to_do_next(meshctl: Meshctl, daemon: FakeDaemon, change: dict[str, Any], advice: str) -> None:

@@ -221,6 +221,7 @@ def test_a_device_removed_while_it_was_off_learns_it_and_says_so(lab: Make) -> N
         return next(str(row["state"]) for row in c.ctl("members") if row["name"] == "c")
 
     eventually(lambda: state() == "removed", within_s=LINK_S, what="c was shown its removal")
+    assert c.ctl("status")["removed"]
     with pytest.raises(Refused) as refused:
         c.ctl("send", "a", "are you there?")
     assert refused.value.code == "E_REMOVED_DEVICE"

@@ -64,6 +64,7 @@ class Views:
             "version": __version__,
             "device": {"id": to_text(me), "name": name},
             "mesh": None if roster is None else {"id": to_text(roster.mesh_id[:16]), "name": roster.mesh_name},
+            "removed": self.membership.is_shut_out,
             "uptime_s": round(now - started, 3),
             "peers_up": sum(1 for _ in self.peers.links()),
             "peers_known": len(self.membership.members()),
