@@ -85,7 +85,7 @@ async def run_daemon(options: Options) -> None:
     identity = claim_identity(life, options.state_dir, rng)
     clock = life.clock
     statistics: list[Callable[[NodeId], PeerStatistics | None]] = []
-    vitals = Vitals()
+    vitals, database = Vitals(), life.database
     node = Node(
         identity=identity,
         settings=_settings(options),
@@ -94,10 +94,11 @@ async def run_daemon(options: Options) -> None:
         now=clock.now(),
         rng=rng,
         free_bytes=partial(free_bytes, options.state_dir),
+        spare_bytes=lambda: database.spare_bytes,
         dialer=lambda peer: statistics[0](peer) if statistics else None,
         vitals=vitals,
     )
-    daemon = _Daemon(options, clock, rng, identity, node, life.database, vitals)
+    daemon = _Daemon(options, clock, rng, identity, node, database, vitals)
     del life  # the snapshot is large, and of no more use
     statistics.append(daemon.loop.dialers.statistics)
     await daemon.run()

@@ -27,24 +27,32 @@ from meshd.wire.frames import MAX_HOPS, BundleFrame
 MIN_FREE_BYTES = 24 * 1024 * 1024
 """Left free on the disk: room for the log of the store, for acks, and for everybody else."""
 
+_LOG_BYTES = MIN_FREE_BYTES // 2
 _PACK_AT_ONCE_BYTES = 1024 * 1024
 _ROW_OVERHEAD_BYTES = 256
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What the configuration allows; ``neighbour_bytes`` of what one neighbour hands over for others."""
+    """What the configuration allows; ``neighbour_bytes`` of what one neighbour hands over for others.
+
+    ``free_bytes``: what the disk still takes; ``spare_bytes``: what the store's file has room for without it.
+    """
 
     quota_bytes: int
     default_lifetime_ms: int
     max_lifetime_ms: int
     free_bytes: Callable[[], int]
+    spare_bytes: Callable[[], int]
     neighbour_bytes: int | None = None
 
     @property
     def is_disk_full(self) -> bool:
         """Whether the disk is so full that no more mail may be taken."""
-        return self.free_bytes() < MIN_FREE_BYTES
+        free = self.free_bytes()
+        # A file does not become shorter when mail leaves. What is new goes where that was, by way of the log.
+        is_roomy = free >= _LOG_BYTES and self.spare_bytes() >= MIN_FREE_BYTES
+        return free < MIN_FREE_BYTES and not is_roomy
 
 
 @attrs.define(eq=False)

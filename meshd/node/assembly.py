@@ -55,6 +55,7 @@ class Circumstances:
         epoch: of this life, on disk already. now: mesh-local seconds.
         dialer: what a peer's dialer knows, for people.
         free_bytes: what the disk still takes; near its end no mail is taken, from apps or peers.
+        spare_bytes: what the store's file has room for without it.
         vitals: what the shell measures of itself.
     """
 
@@ -66,6 +67,7 @@ class Circumstances:
     rng: random.Random
     dialer: Callable[[NodeId], PeerStatistics | None]
     free_bytes: Callable[[], int]
+    spare_bytes: Callable[[], int]
     vitals: Vitals
 
     @property
@@ -220,6 +222,7 @@ def _mail(given: Circumstances, tickets: Tickets, mesh: Mesh) -> Mail:
         max_lifetime_ms=settings.max_lifetime_ms,
         neighbour_bytes=settings.neighbour_bytes,
         free_bytes=given.free_bytes,
+        spare_bytes=given.spare_bytes,
     )
     sessions, followers = OutgoingSessions(given.identity, given.rng), Followers()
     outbox = Outbox(me, given.epoch, sessions)

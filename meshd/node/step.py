@@ -59,6 +59,7 @@ class Node:
         now: mesh-local seconds.
         dialer: what a peer's dialer knows, for people.
         free_bytes: what the disk still takes; near its end no mail is taken, from apps or peers.
+        spare_bytes: what the store's file has room for without it.
         vitals: what the shell measures of itself.
     """
 
@@ -73,6 +74,7 @@ class Node:
         rng: random.Random,
         dialer: Callable[[NodeId], PeerStatistics | None],
         free_bytes: Callable[[], int] = lambda: sys.maxsize,
+        spare_bytes: Callable[[], int] = lambda: 0,
         vitals: Vitals | None = None,
     ) -> None:
         name = snapshot.facts.get("name", {}).get(b"")
@@ -86,6 +88,7 @@ class Node:
                 rng=rng,
                 dialer=dialer,
                 free_bytes=free_bytes,
+                spare_bytes=spare_bytes,
                 vitals=vitals or Vitals(),
             )
         )

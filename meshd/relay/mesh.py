@@ -71,6 +71,7 @@ class HostedMesh:
             now=life.clock.now(),
             rng=rng,
             free_bytes=lambda: free_bytes(directory),
+            spare_bytes=lambda: life.database.spare_bytes,
             dialer=lambda peer: None,
         )
         self.loop = Loop(

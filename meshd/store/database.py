@@ -75,6 +75,8 @@ class Database:
         self._reserve = reserve
         self._full_pages = int(connection.pragma("page_count"))
         """How large the file was when the disk became full; meaningful while the reserve isn't held."""
+        self.spare_bytes = int(connection.pragma("freelist_count")) * _PAGE_BYTES
+        """What the file has room for without the disk, as of the last commit. May be read from any thread."""
         self._broken: _Failure | None = None
         """Why the first chained batch failed that did; no later one is taken."""
 
@@ -174,7 +176,9 @@ class Database:
             cursor = connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             operations.apply(cursor, ops, clock_ms)
+            spare_pages = int(cursor.execute("PRAGMA freelist_count").get)
             cursor.execute("COMMIT")
+            self.spare_bytes = spare_pages * _PAGE_BYTES
         except apsw.Error as error:
             return _failure(error, connection)
         finally:

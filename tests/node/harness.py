@@ -127,6 +127,7 @@ class Device:
         self.database = Database.in_memory()
         self.client = Client()
         self.free_bytes = 1 << 40
+        self.spare_bytes = 0
         self.dialers: dict[NodeId, PeerStatistics] = {}
         self.fails: Callable[[Commit], bool] = lambda _: False
         self.is_store_held = False
@@ -171,6 +172,7 @@ class Device:
             rng=self.world.rng,
             dialer=lambda peer: self.dialers.get(peer),
             free_bytes=lambda: self.free_bytes,
+            spare_bytes=lambda: self.spare_bytes,
         )
         self._carry_out(self.node.start(self.world.now))
 

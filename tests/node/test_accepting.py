@@ -148,6 +148,17 @@ def test_a_full_disk_takes_nothing_but_ephemeral_mail() -> None:
     assert a.result(a.send("d1", b"x", ephemeral=True))["state"] == "sent"
 
 
+def test_where_mail_has_left_the_store_there_is_room_on_a_full_disk_for_as_long_as_its_log_has_some() -> None:
+    world = World()
+    a, _ = world.devices
+    a.free_bytes = 20 << 20
+    assert a.code(a.send("d1", b"x")) == "E_FULL"
+    a.spare_bytes = 30 << 20
+    assert a.result(a.send("d1", b"x"))["state"] == "accepted"
+    a.free_bytes = 1 << 20
+    assert a.code(a.send("d1", b"x")) == "E_FULL"
+
+
 def test_a_full_disk_at_the_destination_makes_the_mail_wait_not_the_daemon_stop() -> None:
     world = World()
     a, b = world.devices

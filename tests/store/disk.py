@@ -13,6 +13,7 @@ import enum
 import errno
 import functools
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,8 @@ class Disk:
         return ours
 
 
-_EVER: list[Disk] = []
-"""A file that a test left open would call what is gone."""
+_LATEST: deque[Disk] = deque(maxlen=50)
+"""A file that a failed test left open would call what is gone; it is closed soon after."""
 
 
 def _real_vfs() -> _Vfs:
@@ -261,7 +262,7 @@ def _real_vfs() -> _Vfs:
 def watched(directory: Path, *, fault: Fault = Fault.EIO, fail_at: int = 0, lasting: bool = False) -> Iterator[Disk]:
     """What SQLite does to files in ``directory`` goes through a Disk until the block ends; close all files before."""
     disk = Disk(directory, fault=fault, fail_at=fail_at, lasting=lasting)
-    _EVER.append(disk)
+    _LATEST.append(disk)
     vfs = _real_vfs()
     before = vfs.xOpen, vfs.xDelete, vfs.xAccess
     disk.install(vfs)

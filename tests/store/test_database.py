@@ -238,8 +238,13 @@ def test_a_full_disk_refuses_mail_and_lets_it_leave(tmp_path: Path) -> None:
 
 def test_deleted_rows_make_room_for_new_ones(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "mesh.db")
+    assert database.spare_bytes == 0
     for row in range(1, 41, 20):
         database.apply([(row, [put_spool(each, body=b"x" * 50_000) for each in range(row, row + 20)])], 1)
         database.apply([(row, [DeleteSpool(tuple(range(row, row + 20)))])], 1)
+        assert 1_000_000 < database.spare_bytes < 1_100_000
+    database.close()
+    database = Database.open(tmp_path / "mesh.db")
+    assert database.spare_bytes > 1_000_000
     database.close()
     assert (tmp_path / "mesh.db").stat().st_size < 1_500_000
