@@ -141,6 +141,8 @@ class Exchange:
                 )  # without a path, whoever brought the question keeps the answer
                 if offer is not None:
                     turn.send(back.number, Routed(self.membership.me, source, MAX_HOPS, Kind.OFFER, offer))
+                else:  # of a life that this disk does not know: what was sealed with it is not to be waited for
+                    self.owe_floors((source, priority) for priority in Priority)
             case Kind.QUESTION:
                 self.inquiries.asked(turn, source, self._body(link, frame, public_key, QUESTION_LABEL), self.peers)
             case Kind.ANSWER:

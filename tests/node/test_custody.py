@@ -142,6 +142,27 @@ def test_what_a_removed_device_sent_and_nobody_can_open_is_answered_for() -> Non
     assert (toward_c.unacked, toward_c.unacked_bytes) == ({}, 0)
 
 
+def test_what_was_sent_in_a_life_that_its_source_has_lost_is_answered_for() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    before = a.image()
+    world.loses = lambda _, __, frame: isinstance(frame, Routed) and frame.kind is Kind.OFFER
+    a.send("d2", b"of a life that is lost")
+    world.advance(1)
+    assert b.node.spool.messages == 1  # c holds it unopened, and has answered for nothing
+    world.loses = lambda *_: False
+    a.crash(disk=before)
+    world.connect(a, b)
+    world.advance(60)
+    world.flush()
+    assert b.node.spool.messages == 0
+    a.send("d2", b"of this life")
+    assert c.read().payloads == [b"of this life"]
+
+
 def test_what_expired_on_its_way_is_known_no_more() -> None:
     world = World(3)
     a, b, c = world.devices
