@@ -50,7 +50,7 @@ class TestNotices:
             (sender is a and receiver is other and said.append(frame)) or False
         )
         world.inject(other, a, Routed(other.id, a.id, MAX_HOPS, Kind.NEED_OFFER, body))
-        assert said == []
+        assert {frame.kind for frame in said if isinstance(frame, Routed)} == {Kind.FLOOR}  # of the asker's own flows
         assert a.result(a.send("d1", b"y", wait="delivered"))["state"] == "delivered"
 
     def test_one_source_has_a_bounded_number_of_sessions(self) -> None:
