@@ -78,6 +78,12 @@ class Receipt:
         """Whether the apps there are done with this number, which has arrived."""
         return self._is_left_out(number.epoch) or self._in(number, consumed=True)
 
+    def is_all_consumed(self) -> bool:
+        """Whether the apps there are done with all that arrived."""
+        return all(
+            (entry.arrived, entry.arrived_spans) == (entry.consumed, entry.consumed_spans) for entry in self.epochs
+        )
+
     def newly_consumed(self, epoch: Epoch, before: "Receipt | None") -> list[tuple[int, int]]:
         """The spans of an epoch's numbers that are consumed, and were not in the receipt ``before``."""
         if self._is_left_out(epoch):

@@ -257,6 +257,15 @@ class Spool:
         receipt = self.queue(record.destination, record.priority).receipt
         return Stage.CONSUMED if receipt is not None and receipt.is_consumed(record.number) else Stage.DELIVERED
 
+    def unread(self, peers: Peers) -> list[tuple[NodeId, Priority]]:
+        """Our flows through others whose mail has arrived, and by the last receipt is not all consumed."""
+        return [
+            (queue.destination, queue.priority)
+            for queue in self.queues()
+            if queue.own and queue.receipt is not None and not queue.receipt.is_all_consumed()
+            if (link := peers.toward(queue.destination)) is not None and link.peer != queue.destination
+        ]
+
     def refuse_stale(self, turn: Turn, destination: NodeId, priority: Priority, known: Epoch) -> None:
         """The destination knows newer numbers than these from a copy of this device: they can't be delivered."""
         queue = self.queue(destination, priority)

@@ -42,7 +42,7 @@ from meshd.trust.seal import SourceSession
 from meshd.wire import codec
 from meshd.wire.frames import plain_epoch
 
-PURGE_INTERVAL_S = 600.0
+UPKEEP_INTERVAL_S = 600.0
 SESSION_KEPT_MS = 7 * 24 * 3600 * 1000
 """Beyond the longest lifetime: for bundles that aged slowly on devices that were off."""
 
@@ -102,7 +102,7 @@ class Node:
         self._rng = rng
         self._is_changing_epoch = False
         self._max_lifetime_ms = settings.max_lifetime_ms
-        self._purge_at = now + PURGE_INTERVAL_S
+        self._upkeep_at = now + UPKEEP_INTERVAL_S
         self._restore(snapshot, now)
 
     def _restore(self, snapshot: Snapshot, now: float) -> None:
@@ -160,7 +160,7 @@ class Node:
             self._mesh.relays.next_deadline(),
             self._mesh.carriers.next_deadline(),
             self.membership.next_deadline(),
-            self._purge_at,
+            self._upkeep_at,
         )
         return min((due for due in deadlines if due is not None), default=None)
 
@@ -176,10 +176,12 @@ class Node:
         rotation = self.membership.next_deadline()
         if rotation is not None and rotation <= turn.now:
             self.membership.refresh_card(turn, self.peers)
-        if self._purge_at <= turn.now:
-            self._purge_at = turn.now + PURGE_INTERVAL_S
+        if self._upkeep_at <= turn.now:
+            self._upkeep_at = turn.now + UPKEEP_INTERVAL_S
             self._forget_sessions(turn, turn.now_ms - self._max_lifetime_ms - SESSION_KEPT_MS)
             turn.lazy_ops.append(Purge(turn.now_ms, turn.now_ms - JOURNAL_KEPT_MS, JOURNAL_ROWS_MAX))
+            # A lost receipt that told of reading alone is missed by nobody; a floor through others brings another one.
+            self._parts.exchange.owe_floors(self.spool.unread(self.peers))
 
     def _forget_sessions(self, turn: Turn, before_ms: int) -> None:
         """Sessions that no bundle alive can have used."""

@@ -4,9 +4,10 @@ import pytest
 
 from meshd.delivery.outbox import FLOOR_LABEL, encode_floor
 from meshd.ids import Priority
+from meshd.node.step import UPKEEP_INTERVAL_S
 from meshd.store.ops import PutSpool
 from meshd.trust.seal import sign_blob
-from meshd.wire.frames import MAX_HOPS, BundleFrame, Kind, Routed
+from meshd.wire.frames import MAX_HOPS, BundleFrame, Frame, Kind, Routed
 from tests.node.harness import Device, World
 
 
@@ -100,3 +101,35 @@ def floor_of(source: Device, destination: Device) -> bytes:
     floor = source.node.spool.floor(destination.id, Priority.NORMAL)
     assert floor is not None
     return sign_blob(source.identity, FLOOR_LABEL, destination.id + encode_floor(Priority.NORMAL, floor))
+
+
+def test_word_of_reading_that_a_hop_lost_is_asked_for() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    reader = c.read()
+    sent = a.send("d2", b"0", wait="consumed")
+    world.advance(1)
+    lost: list[Routed] = []
+    asked: list[Routed] = []
+
+    def loses(_: Device, receiver: Device, frame: Frame) -> bool:
+        if not isinstance(frame, Routed):
+            return False
+        if receiver is c and frame.kind is Kind.FLOOR:
+            asked.append(frame)
+        if receiver is a and frame.kind is Kind.RECEIPT and not lost:
+            lost.append(frame)
+            return True
+        return False
+
+    world.loses = loses
+    reader.ack()
+    world.advance(60)
+    assert (len(lost), len(asked), a.replies(sent)) == (1, 0, [])
+    world.advance(UPKEEP_INTERVAL_S)
+    assert a.result(sent)["state"] == "consumed"
+    world.advance(3 * UPKEEP_INTERVAL_S)
+    assert len(asked) == 1  # what is known is not asked for
