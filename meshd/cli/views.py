@@ -28,6 +28,9 @@ REASONS = {
     "hop-limit": "too many hops; held here",
     "removed": "the device was removed from the mesh",
     "lifetime": "its lifetime ended",
+    "no-reader": "no app has read there yet",
+    "not-read": "not read yet",
+    "out-of-order": "earlier mail comes first",
 }
 """Why mail waits, in words. A code that is not listed is shown as it is, with spaces."""
 

@@ -95,6 +95,12 @@ class Mailbox:
         """The offset that the next batch of this priority must have."""
         return self._shelves[priority].next_offset
 
+    def waits_for(self, priority: Priority, first: int, last: int) -> list[str]:
+        """The consumers that have to ack these messages and have not; none when nobody has ever read here."""
+        behind = [consumer for consumer in self._consumers.values() if consumer.cursors[priority].missing(first, last)]
+        required = [consumer for consumer in behind if first >= consumer.cursors[priority].since]
+        return [consumer.name for consumer in required or behind if consumer.sweep is None]
+
     @property
     def bytes(self) -> int:
         """Memory that bodies take now."""

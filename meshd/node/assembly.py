@@ -255,7 +255,7 @@ def _sight(given: Circumstances, tickets: Tickets, tally: Tally, mesh: Mesh, mai
         dialer=given.dialer,
         outages=given.vitals.outages,
     )
-    inquiries = Inquiries(mesh.membership, tickets, given.rng, views.wall)
+    inquiries = Inquiries(mesh.membership, mail.mailboxes, tickets, given.rng, views.wall)
     watch = Watch(views=views, inquiries=inquiries, thresholds=given.settings.alerts, started=given.now)
     measures = Measures(
         views=views,

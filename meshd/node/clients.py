@@ -259,6 +259,7 @@ class Clients:
             if follower.pending and record.state == "delivered":
                 self._parts.mail.spool.watch(read.ref, record)
         elif isinstance(request, Query):
+            record = None if record is None else self._parts.mail.mailboxes.explain(record, turn.now)
             self._parts.sight.traces.start(turn, request, read.ref, read.index, record, self._parts.mesh.peers)
 
     def _stage_on_disk(self, record: TraceRecord) -> Stage:

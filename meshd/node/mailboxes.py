@@ -25,7 +25,17 @@ from meshd.ids import NodeId, Priority
 from meshd.node.requests import Acknowledge, AddCredit, Item, Port, Result, Subscribe
 from meshd.node.soonest import Soonest
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import DeleteFact, DeleteInbox, InboxRow, PutFact, ReadExpiredInbox, ReadInbox, Snapshot
+from meshd.store.ops import (
+    DeleteFact,
+    DeleteInbox,
+    InboxRow,
+    JournalEntry,
+    PutFact,
+    ReadExpiredInbox,
+    ReadInbox,
+    Snapshot,
+    TraceRecord,
+)
 from meshd.wire import codec
 
 _EXPIRE_ROWS = 512
@@ -117,6 +127,19 @@ class Mailboxes:
     def is_read(self, service: str) -> bool:
         """Whether somebody reads the service now."""
         return any(reader.request.service == service for reader in self._readers.values())
+
+    def explain(self, record: TraceRecord, now: float) -> TraceRecord:
+        """The record of a bundle, with why it lies here unread, if it does, as its last entry."""
+        unread = record.unread
+        if unread is None:
+            return record
+        reason, detail = "out-of-order", unread.service
+        if unread.first_offset is not None:
+            last = unread.first_offset + unread.count - 1
+            names = self.mailbox(unread.service, now).waits_for(unread.priority, unread.first_offset, last)
+            reason, detail = ("not-read", f"{detail} by {', '.join(names)}") if names else ("no-reader", detail)
+        entry = JournalEntry(unread.ref, int(now * 1000), "waiting", reason, detail)
+        return attrs.evolve(record, journal=(*record.journal, entry))
 
     def pass_through(self, turn: Turn, service: str, batch: Batch) -> None:
         """An ephemeral bundle: for whoever reads now."""

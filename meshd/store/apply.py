@@ -109,11 +109,12 @@ def answer(connection: apsw.Connection, ask: Read) -> object:
 def _trace(connection: apsw.Connection, ask: ReadTrace) -> TraceRecord | None:
     outcome = spool.read_outcome(connection, ask.ref)
     journal = ledger.read_journal(connection, ask.ref)
+    unread = inbox.find(connection, ask.ref)
     if outcome is not None:
-        return attrs.evolve(outcome, journal=journal)
-    if not journal:
+        return attrs.evolve(outcome, journal=journal, unread=unread)
+    if not journal and unread is None:
         return None
-    return TraceRecord(state=None, reason=None, destination=None, messages=0, journal=journal)
+    return TraceRecord(state=None, reason=None, destination=None, messages=0, journal=journal, unread=unread)
 
 
 def take_snapshot(connection: apsw.Connection) -> Snapshot:

@@ -5,9 +5,9 @@ from typing import Any
 
 import apsw
 
-from meshd.ids import NodeId, Priority
+from meshd.ids import BundleRef, NodeId, Priority
 from meshd.store import rows
-from meshd.store.ops import DeleteInbox, InboxRow, Mailbox, PutInbox, ReadExpiredInbox, ReadInbox, ReleaseInbox
+from meshd.store.ops import DeleteInbox, InboxRow, Mailbox, PutInbox, ReadExpiredInbox, ReadInbox, ReleaseInbox, Unread
 
 _HEAD = """row, service, priority, first_offset, count, ref, source, number, prev, late, missing, age_ms,
     arrived_ms, expires_ms, size_bytes"""
@@ -179,3 +179,21 @@ def read_held(connection: apsw.Connection) -> tuple[InboxRow, ...]:
 def read_usage(connection: apsw.Connection) -> dict[NodeId, int]:
     """Bytes held per source, released or not, for the snapshot."""
     return dict(connection.execute("SELECT source, bytes FROM inbox_usage"))
+
+
+def find(connection: apsw.Connection, ref: BundleRef) -> Unread | None:
+    """Where the bundle lies, if it does. Reads all heads: for people who ask, not for the way of mail."""
+    found = connection.execute(
+        "SELECT service, priority, source, first_offset, count FROM inbox WHERE ref = ? LIMIT 1", (ref,)
+    ).get
+    if found is None:
+        return None
+    service, priority, source, first_offset, count = found
+    return Unread(
+        ref=ref,
+        service=service,
+        priority=Priority(priority),
+        source=NodeId(source),
+        first_offset=first_offset,
+        count=count,
+    )

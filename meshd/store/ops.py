@@ -316,6 +316,18 @@ class ExpiredRow:
 
 
 @attrs.frozen(kw_only=True)
+class Unread:
+    """Where a bundle lies that arrived here and is not consumed; ``first_offset`` is None until it has its turn."""
+
+    ref: BundleRef
+    service: str
+    priority: Priority
+    source: NodeId
+    first_offset: int | None
+    count: int
+
+
+@attrs.frozen(kw_only=True)
 class TraceRecord:
     """What the store knows of one bundle.
 
@@ -330,6 +342,7 @@ class TraceRecord:
     journal: tuple[JournalEntry, ...]
     priority: Priority | None = None
     number: Number | None = None
+    unread: Unread | None = None
 
 
 @attrs.frozen(kw_only=True)

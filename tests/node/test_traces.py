@@ -10,7 +10,7 @@ from meshd.node.effects import Assist, InquiryEnded
 from meshd.node.insight.inquiries import ANSWER_LABEL, QUESTION_LABEL, QUESTIONS_AT_ONCE, Assisted, Inquire
 from meshd.node.requests import Query
 from meshd.trust.seal import sign_blob
-from meshd.wire.frames import MAX_HOPS, Frame, Kind, Routed
+from meshd.wire.frames import MAX_HOPS, BundleFrame, Frame, Kind, Routed
 from meshd.wire.inquiry import (
     Answer,
     Dialed,
@@ -201,3 +201,64 @@ def test_what_waits_says_why_and_what_left_says_where_to() -> None:
     [id] = a.result(a.send("d2", b"y"))["ids"]
     last = a.query("trace", id)["events"][-1]
     assert (last["event"], last["device"], last["reason"], last["detail"]) == ("waiting", "d0", "no-path", "for d2")
+
+
+def waits(trace: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (event["device"], event["reason"], event["detail"]) for event in trace["events"] if event["event"] == "waiting"
+    ]
+
+
+def test_it_is_told_who_has_not_read_it() -> None:
+    world, (a, b, c) = chain(3)
+    early = c.read("lights", "early")
+    [id] = a.result(a.send("d2", b"x", b"y", service="lights"))["ids"][:1]
+    world.advance(1)
+    late = c.read("lights", "late")
+    assert waits(a.query("trace", id)) == waits(c.query("trace", id)) == [("d2", "not-read", "lights by early")]
+    assert waits(b.query("trace", id)) == []  # no business of a hop's
+    early.ack()
+    world.advance(1)
+    trace = a.query("trace", id)
+    assert (trace["state"], waits(trace)) == ("consumed", [])
+    [id] = a.result(a.send("d2", b"z", service="lights"))["ids"]
+    world.advance(1)
+    assert waits(a.query("trace", id)) == [("d2", "not-read", "lights by early, late")]
+    late.ack()
+    world.advance(1)
+    c.crash()
+    world.connect(b, c)
+    world.advance(1)
+    assert waits(a.query("trace", id)) == [("d2", "not-read", "lights by early")]
+
+
+def test_it_is_told_that_nobody_reads_there() -> None:
+    world, (a, _, c) = chain(3)
+    [id] = a.result(a.send("d2", b"x"))["ids"]
+    [own] = c.result(c.send("d2", b"y", service="notes"))["ids"]
+    world.advance(1)
+    assert waits(a.query("trace", id)) == [("d2", "no-reader", "box")]
+    assert waits(c.query("trace", own)) == [("d2", "no-reader", "notes")]
+    c.read()  # has it, and does not say that it is done with it
+    assert waits(a.query("trace", id)) == [("d2", "not-read", "box by default")]
+
+
+def test_it_is_told_that_earlier_mail_comes_first() -> None:
+    world, (a, b) = chain(2)
+    reader = b.read()
+    lost: list[Frame] = []
+
+    def loses(_: Device, __: Device, frame: Frame) -> bool:
+        if isinstance(frame, BundleFrame) and not lost:
+            lost.append(frame)
+            return True
+        return False
+
+    world.loses = loses
+    a.send("d1", b"lost")
+    [id] = a.result(a.send("d1", b"x"))["ids"]
+    assert reader.payloads == []
+    assert waits(a.query("trace", id)) == [("d1", "out-of-order", "box")]
+    world.advance(30)
+    assert reader.payloads == [b"lost", b"x"]
+    assert waits(a.query("trace", id)) == [("d1", "not-read", "box by default")]

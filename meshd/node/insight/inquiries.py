@@ -14,6 +14,7 @@ from meshd import __version__
 from meshd.errors import RemoteProtocolError
 from meshd.ids import NodeId
 from meshd.node.effects import Assist
+from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
 from meshd.node.peers import Peers
 from meshd.node.turn import Tickets, Turn
@@ -119,8 +120,16 @@ class Inquiries:
         wall: the wall clock, seconds since 1970, told to whoever asks.
     """
 
-    def __init__(self, membership: Membership, tickets: Tickets, rng: random.Random, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        membership: Membership,
+        mailboxes: Mailboxes,
+        tickets: Tickets,
+        rng: random.Random,
+        wall: Callable[[], float],
+    ) -> None:
         self._membership = membership
+        self._mailboxes = mailboxes
         self._tickets = tickets
         self._rng = rng
         self._wall = wall
@@ -245,6 +254,9 @@ class Inquiries:
         if ticket not in self._reads:
             return False
         source, token = self._reads.pop(ticket)
+        # Who reads here is nobody's business but that of the device that wrote.
+        if record is not None and record.unread is not None and record.unread.source == source:
+            record = self._mailboxes.explain(record, turn.now)
         events = () if record is None else record.journal[-MAX_TRACE_EVENTS:]
         told = tuple(
             TraceEvent(
