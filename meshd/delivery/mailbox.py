@@ -30,6 +30,7 @@ from meshd.delivery.mailbox_effects import (
     Load,
     StoreCursor,
 )
+from meshd.delivery.readership import Readership
 from meshd.delivery.shelf import PAGE_BYTES, PAGE_ROWS, Batch, Entry, OnDisk, Shelf
 from meshd.errors import LocalProtocolError, MeshdError
 from meshd.ids import Priority
@@ -72,11 +73,11 @@ class Mailbox:
     ) -> None:
         self.service = service
         self._limits = limits or Limits()
-        self._consumers = {name: Consumer.decode(name, state) for name, state in (consumers or {}).items()}
+        self._consumers = Readership(consumers or {}, self._limits.idle_s)
         self._subscriptions: dict[int, _Subscription] = {}
         on_disk = {backlog.priority: backlog.last_offset for backlog in backlogs}
         self._shelves = {priority: self._shelf(priority, run, on_disk.get(priority)) for priority in Priority}
-        for consumer in self._consumers.values():
+        for consumer in self._consumers:
             if consumer.idle_since is None:  # its lease ended with the daemon: nobody knows what was handed out
                 consumer.idle_since = now
                 for priority, cursor in consumer.cursors.items():
@@ -86,8 +87,7 @@ class Mailbox:
         self._consumed: list[Entry] = []
 
     def _shelf(self, priority: Priority, run: int, last_offset: int | None) -> Shelf:
-        cursors = [consumer.cursors[priority] for consumer in self._consumers.values()]
-        used = [max(cursor.end, cursor.seen, cursor.since) - 1 for cursor in cursors]
+        used = [max(cursor.end, cursor.seen, cursor.since) - 1 for cursor in self._consumers.cursors(priority)]
         first = max(min(run, MAX_RUN) << RUN_BITS, last_offset or 0, *used) + 1
         return Shelf(priority, first, has_backlog=last_offset is not None)
 
@@ -97,9 +97,7 @@ class Mailbox:
 
     def waits_for(self, priority: Priority, first: int, last: int) -> list[str]:
         """The consumers that have to ack these messages and have not; none when nobody has ever read here."""
-        behind = [consumer for consumer in self._consumers.values() if consumer.cursors[priority].missing(first, last)]
-        required = [consumer for consumer in behind if first >= consumer.cursors[priority].since]
-        return [consumer.name for consumer in required or behind if consumer.sweep is None]
+        return self._consumers.behind(priority, first, last)
 
     @property
     def bytes(self) -> int:
@@ -146,7 +144,8 @@ class Mailbox:
                     "E_BUSY", f"{self.service} has {len(self._consumers)} consumers.", "Use one of its consumer names."
                 )
             cursors = {priority: Cursor(shelf.next_offset, 1) for priority, shelf in self._shelves.items()}
-            found = self._consumers[consumer] = Consumer(consumer, cursors)
+            found = Consumer(consumer, cursors)
+            self._consumers.add(found)
         found.idle_since = None
         found.sweep = None
         self._dirty[consumer] = found
@@ -225,20 +224,14 @@ class Mailbox:
 
     def poll(self, now: float) -> list[Effect]:
         """Do what is due."""
-        for consumer in list(self._consumers.values()):
-            idle_since = consumer.idle_since
-            if idle_since is not None and consumer.sweep is None and now - idle_since >= self._limits.idle_s:
-                self._begin_sweep(consumer)
+        self._consumers.expire(now)
         return self._finish(now)
 
     def next_deadline(self) -> float | None:
         """When ``poll`` has something to do."""
-        deadlines = [shelf.retry_at for shelf in self._shelves.values()]
+        deadlines = [self._consumers.next_expiry(), *(shelf.retry_at for shelf in self._shelves.values())]
         for subscription in self._subscriptions.values():
             deadlines += [cursor.retry_at for cursor in subscription.consumer.cursors.values()]
-        for consumer in self._consumers.values():
-            if consumer.idle_since is not None and consumer.sweep is None:
-                deadlines.append(consumer.idle_since + self._limits.idle_s)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _check_offset(self, shelf: Shelf, entry: Entry) -> None:
@@ -252,7 +245,7 @@ class Mailbox:
                 shelf.retry_at = None
         for subscription in list(self._subscriptions.values()):
             self._feed(subscription, now)
-        for consumer in [consumer for consumer in self._consumers.values() if consumer.sweep is not None]:
+        for consumer in self._consumers.expired():
             self._sweep(consumer, now)
         for shelf in self._shelves.values():
             shelf.trim(self._wanted_from(shelf))
@@ -266,7 +259,7 @@ class Mailbox:
 
     def _wanted_from(self, shelf: Shelf) -> int | None:
         live = [subscription.consumer.cursors[shelf.priority].next for subscription in self._subscriptions.values()]
-        sweeps = [consumer.sweep[shelf.priority][0] for consumer in self._consumers.values() if consumer.sweep]
+        sweeps = [consumer.sweep[shelf.priority][0] for consumer in self._consumers if consumer.sweep]
         return min(live + sweeps, default=None)
 
     def _feed(self, subscription: _Subscription, now: float) -> None:
@@ -365,8 +358,7 @@ class Mailbox:
     def _settle(self, consumer: Consumer, complete: list[Entry]) -> None:
         """``consumer`` is done with these batches: consumed, if all others that must be are too."""
         for entry in complete:
-            required = [other for other in self._consumers.values() if other.requires(entry)]
-            if all(other is consumer or other.has_done(entry) for other in required):
+            if self._consumers.completes(consumer, entry):
                 self._consume(entry)
 
     def _consume(self, entry: Entry) -> None:
@@ -375,21 +367,10 @@ class Mailbox:
 
     def _forget(self, shelf: Shelf, first_offset: int) -> None:
         shelf.forget(first_offset)
-        for consumer in self._consumers.values():
-            consumer.cursors[shelf.priority].forget(first_offset)
-
-    def _begin_sweep(self, consumer: Consumer) -> None:
-        """It has expired: what waited for it alone is consumed now. Its state stays until that is done."""
-        others = [other for other in self._consumers.values() if other is not consumer and other.sweep is None]
-        consumer.sweep = {
-            priority: (
-                cursor.done.watermark + 1,
-                max((other.cursors[priority].end for other in others), default=0),
-            )
-            for priority, cursor in consumer.cursors.items()
-        }
+        self._consumers.forget(shelf.priority, first_offset)
 
     def _sweep(self, consumer: Consumer, now: float) -> None:
+        """It has expired: what waited for it alone is consumed now. Its state stays until that is done."""
         sweep = consumer.sweep or {}
         for priority, (position, end) in sweep.items():
             shelf = self._shelves[priority]
@@ -401,15 +382,11 @@ class Mailbox:
                     return
                 if found is None:
                     break
-                self._consume_if_all_done(found.entry)
+                if self._consumers.has_done(found.entry):
+                    self._consume(found.entry)
                 position = found.entry.last_offset + 1
             sweep[priority] = (max(position, end), end)
-        del self._consumers[consumer.name]
+        self._consumers.drop(consumer)
         self._dirty.pop(consumer.name, None)
         idle_s = 0.0 if consumer.idle_since is None else now - consumer.idle_since
         self._effects.append(ConsumerExpired(consumer.name, idle_s))
-
-    def _consume_if_all_done(self, entry: Entry) -> None:
-        required = [other for other in self._consumers.values() if other.requires(entry)]
-        if required and all(other.has_done(entry) for other in required):
-            self._consume(entry)

@@ -188,8 +188,8 @@ class TestReaders:
         a.send("d0", b"y")
         reader = a.read()
         assert [message.payload for message in reader.messages] == [b"y"]
-        state = a.node._mail.mailboxes._mailboxes["box"]._consumers["default"].cursors[Priority.NORMAL]
-        assert not state.has_attempts
+        [consumer] = a.node._mail.mailboxes._mailboxes["box"]._consumers
+        assert not consumer.cursors[Priority.NORMAL].has_attempts
         a.crash()
         assert a.read().payloads == [b"y"]
 
