@@ -19,7 +19,8 @@ from meshd.ids import Epoch
 from meshd.kinds import Endpoint
 from meshd.node.epochs import next_epoch
 from meshd.store.database import Database
-from meshd.store.ops import Op, PutFact, Snapshot
+from meshd.store.ops import Op, PutFact
+from meshd.store.reads import Snapshot
 from meshd.transport.base import Transport
 from meshd.transport.quic import QuicTransport
 from meshd.transport.websocket import WebsocketTransport

@@ -78,6 +78,7 @@ PURE = (
     "discovery/sightings.py",
     "discovery/static.py",
     "store/ops.py",
+    "store/reads.py",
     "transport/framing.py",
 )
 """No Trio, sockets, clock, threads or logging in these, nor in whatever calls itself pure."""

@@ -19,7 +19,8 @@ from meshd.node.requests import Failure, Result, Submit
 from meshd.node.spool import Spool
 from meshd.node.tally import count
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, Snapshot, SpoolRow
+from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, SpoolRow
+from meshd.store.reads import Snapshot
 from meshd.wire.bundle import MAX_MESSAGE_BYTES
 from meshd.wire.codec import encode
 from meshd.wire.frames import MAX_HOPS, BundleFrame

@@ -13,7 +13,8 @@ from meshd.node.membership import Membership
 from meshd.node.peers import Peers
 from meshd.node.requests import Failure, InitMesh, Invite, Join, Remove, Result
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import PutFact, Snapshot
+from meshd.store.ops import PutFact
+from meshd.store.reads import Snapshot
 from meshd.trust.card import CardAddress
 from meshd.trust.invite import Admission, Invitations, InviteCode, Joined
 

@@ -26,7 +26,8 @@ from meshd.node.releasing import Releasing
 from meshd.node.soonest import Soonest
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
-from meshd.store.ops import PutFact, Snapshot
+from meshd.store.ops import PutFact
+from meshd.store.reads import Snapshot
 from meshd.trust.seal import sign_blob, sign_stale_epoch
 from meshd.wire import codec
 from meshd.wire.bundle import Content, Head, bundle_id, decode_head, unpack_content

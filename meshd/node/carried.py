@@ -12,7 +12,7 @@ from meshd.node.membership import Membership
 from meshd.node.notices import Notices
 from meshd.node.spool import Spool
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import ExpiredRow, ReadHeld
+from meshd.store.reads import ExpiredRow, ReadHeld
 from meshd.trust.seal import open_blob
 from meshd.wire.frames import Routed
 

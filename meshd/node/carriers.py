@@ -12,7 +12,8 @@ from meshd.node.membership import Membership
 from meshd.node.peers import Link, Peers
 from meshd.node.turn import Turn
 from meshd.routing.predictability import Known, Predictabilities, aged
-from meshd.store.ops import DeleteFact, PutFact, Snapshot
+from meshd.store.ops import DeleteFact, PutFact
+from meshd.store.reads import Snapshot
 from meshd.wire import codec
 from meshd.wire.encounters import Encounters, decode_encounters, encode_encounters
 from meshd.wire.frames import Kind, Routed

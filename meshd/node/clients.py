@@ -36,7 +36,7 @@ from meshd.node.requests import (
 )
 from meshd.node.tally import count
 from meshd.node.turn import Turn
-from meshd.store.ops import ReadKey, ReadTrace, TraceRecord
+from meshd.store.reads import ReadKey, ReadTrace, TraceRecord
 from meshd.transport.base import Address
 from meshd.trust.card import CardAddress
 from meshd.wire import codec

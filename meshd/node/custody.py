@@ -7,7 +7,8 @@ from meshd.ids import BundleId, BundleRef, NodeId
 from meshd.node.endings import Endings
 from meshd.node.tally import count_reason
 from meshd.node.turn import Turn
-from meshd.store.ops import DeleteSpool, ExpiredRow, JournalEntry, SpoolRow
+from meshd.store.ops import DeleteSpool, JournalEntry, SpoolRow
+from meshd.store.reads import ExpiredRow
 
 
 class Custody:

@@ -9,7 +9,8 @@ from meshd.errors import MeshdError
 from meshd.ids import Epoch, NodeId, Number, Priority
 from meshd.node.insight.metrics import Family
 from meshd.node.requests import Port, Query, Reply, Request
-from meshd.store.ops import Op, Read
+from meshd.store.ops import Op
+from meshd.store.reads import Read
 from meshd.transport.base import Address
 from meshd.wire.frames import BundleFrame, Frame
 from meshd.wire.inquiry import Topic

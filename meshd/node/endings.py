@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from meshd.node.deposits import Deposits
 from meshd.node.effects import Effect
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import DeleteSpool, ExpiredRow, FinishSpool, Op, ReadExpired
+from meshd.store.ops import DeleteSpool, FinishSpool, Op
+from meshd.store.reads import ExpiredRow, ReadExpired
 
 _EXPIRE_ROWS = 512
 _EXPIRE_AGAIN_MS = 5_000

@@ -3,7 +3,8 @@
 import random
 
 from meshd.ids import Epoch
-from meshd.store.ops import PutFact, Snapshot
+from meshd.store.ops import PutFact
+from meshd.store.reads import Snapshot
 from meshd.wire import codec
 from meshd.wire.frames import plain_epoch
 

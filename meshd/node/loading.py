@@ -7,7 +7,8 @@ from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.ids import BundleId, Flow, NodeId
 from meshd.node.endings import Endings
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import Op, PutFact, ReadSpool, SealSpool, SpoolRow
+from meshd.store.ops import Op, PutFact, SealSpool, SpoolRow
+from meshd.store.reads import ReadSpool
 from meshd.wire.codec import encode
 
 _LOAD_ROWS = 512

@@ -25,17 +25,8 @@ from meshd.ids import NodeId, Priority
 from meshd.node.requests import Acknowledge, AddCredit, Item, Port, Result, Subscribe
 from meshd.node.soonest import Soonest
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import (
-    DeleteFact,
-    DeleteInbox,
-    InboxRow,
-    JournalEntry,
-    PutFact,
-    ReadExpiredInbox,
-    ReadInbox,
-    Snapshot,
-    TraceRecord,
-)
+from meshd.store.ops import DeleteFact, DeleteInbox, InboxRow, JournalEntry, PutFact
+from meshd.store.reads import ReadExpiredInbox, ReadInbox, Snapshot, TraceRecord
 from meshd.wire import codec
 
 _EXPIRE_ROWS = 512

@@ -14,7 +14,8 @@ from meshd.ids import Epoch, NodeId, to_text
 from meshd.node.effects import Announce, CloseLink, LeavePeer
 from meshd.node.peers import Link, Peers
 from meshd.node.turn import Turn
-from meshd.store.ops import PutFact, Snapshot
+from meshd.store.ops import PutFact
+from meshd.store.reads import Snapshot
 from meshd.trust.card import Card, CardAddress, Prekeys, open_card, peek_card_node, sign_card
 from meshd.trust.identity import Identity, certificate_key
 from meshd.trust.recovery import new_recovery, recovery_words

@@ -18,7 +18,8 @@ from meshd.node.carriers import Carriers
 from meshd.node.membership import Membership
 from meshd.node.peers import Link
 from meshd.node.turn import Turn
-from meshd.store.ops import DeleteFact, PutFact, Snapshot
+from meshd.store.ops import DeleteFact, PutFact
+from meshd.store.reads import Snapshot
 from meshd.trust.identity import SIGNATURE_SIZE
 from meshd.trust.seal import is_authentic_offer, open_blob, open_need_offer, peek_offer
 from meshd.wire import codec

@@ -10,7 +10,8 @@ from meshd.ids import BundleId, NodeId
 from meshd.node.membership import Membership
 from meshd.node.peers import Link
 from meshd.node.turn import Turn
-from meshd.store.ops import DeleteFact, PutFact, Snapshot
+from meshd.store.ops import DeleteFact, PutFact
+from meshd.store.reads import Snapshot
 from meshd.trust.seal import DestinationSession, UnknownPrekey, accept_offer, sign_need_offer
 from meshd.wire import codec
 from meshd.wire.bundle import Head

@@ -13,7 +13,8 @@ from meshd.node.endings import Endings
 from meshd.node.followers import Followers, Stage
 from meshd.node.tally import count, count_reason
 from meshd.node.turn import Turn
-from meshd.store.ops import ExpiredRow, FinishSpool, JournalEntry
+from meshd.store.ops import FinishSpool, JournalEntry
+from meshd.store.reads import ExpiredRow
 from meshd.wire.bundle import session_of
 
 TRACE_KEPT_MS = 7 * 24 * 3600 * 1000

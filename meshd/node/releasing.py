@@ -7,7 +7,8 @@ from meshd.delivery.shelf import Batch
 from meshd.ids import bundle_ref
 from meshd.node.mailboxes import Mailboxes, entry_of
 from meshd.node.turn import Turn
-from meshd.store.ops import InboxRow, JournalEntry, PutInbox, ReleaseInbox, Snapshot
+from meshd.store.ops import InboxRow, JournalEntry, PutInbox, ReleaseInbox
+from meshd.store.reads import Snapshot
 from meshd.wire import codec
 from meshd.wire.bundle import Content, Head
 

@@ -23,7 +23,8 @@ from meshd.node.outcomes import Outcomes
 from meshd.node.peers import Link, Peers, Unacked
 from meshd.node.soonest import Soonest
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import ExpiredRow, JournalEntry, PutFact, Snapshot, SpoolRow, TraceRecord
+from meshd.store.ops import JournalEntry, PutFact, SpoolRow
+from meshd.store.reads import ExpiredRow, Snapshot, TraceRecord
 from meshd.wire.bundle import decode_head, session_of
 from meshd.wire.frames import STALE_EPOCH
 

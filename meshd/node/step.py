@@ -35,7 +35,8 @@ from meshd.node.requests import Request
 from meshd.node.settings import Settings
 from meshd.node.tally import count_reason
 from meshd.node.turn import Turn
-from meshd.store.ops import Committed, DeleteFact, Loaded, Purge, PutFact, Snapshot
+from meshd.store.ops import Committed, DeleteFact, Purge, PutFact
+from meshd.store.reads import Loaded, Snapshot
 from meshd.transport.base import Address
 from meshd.trust.identity import Identity
 from meshd.trust.seal import SourceSession

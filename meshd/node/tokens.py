@@ -14,7 +14,8 @@ import attrs
 from meshd.errors import MeshdError
 from meshd.node.requests import CreateToken, Result, RevokeToken
 from meshd.node.turn import Turn
-from meshd.store.ops import DeleteFact, PutFact, Snapshot
+from meshd.store.ops import DeleteFact, PutFact
+from meshd.store.reads import Snapshot
 from meshd.wire import codec
 from meshd.wire.codec import blob, record, uint
 

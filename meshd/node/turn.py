@@ -9,7 +9,8 @@ from meshd.ids import BundleId
 from meshd.node.effects import Answer, Commit, Effect, Load, Log, SendBundle, SendControl
 from meshd.node.requests import Reply, Request
 from meshd.node.tally import Tally, count
-from meshd.store.ops import AddJournal, JournalEntry, Op, Read
+from meshd.store.ops import AddJournal, JournalEntry, Op
+from meshd.store.reads import Read
 from meshd.wire.frames import Ack, BundleFrame, Busy, Frame, Refused
 
 _ACKS_PER_FRAME = 512

@@ -18,7 +18,8 @@ from meshd.node.step import Node
 from meshd.relay.admission import mesh_name
 from meshd.relay.metrics import MeshFigures
 from meshd.service import Life, begin_life, free_bytes
-from meshd.store.ops import Op, PutFact, Snapshot
+from meshd.store.ops import Op, PutFact
+from meshd.store.reads import Snapshot
 from meshd.store.requests import Requests
 from meshd.store.worker import Timing, run_worker
 from meshd.transport.base import Connection

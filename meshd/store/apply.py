@@ -20,6 +20,11 @@ from meshd.store.ops import (
     PutInbox,
     PutKey,
     PutSpool,
+    ReleaseInbox,
+    SealSpool,
+    SetCopies,
+)
+from meshd.store.reads import (
     Read,
     ReadExpired,
     ReadExpiredInbox,
@@ -28,9 +33,6 @@ from meshd.store.ops import (
     ReadKey,
     ReadSpool,
     ReadTrace,
-    ReleaseInbox,
-    SealSpool,
-    SetCopies,
     Snapshot,
     TraceRecord,
 )

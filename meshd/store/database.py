@@ -15,7 +15,8 @@ import attrs
 
 from meshd.errors import MeshdError
 from meshd.store import apply as operations
-from meshd.store.ops import Committed, Op, Read, Snapshot
+from meshd.store.ops import Committed, Op
+from meshd.store.reads import Read, Snapshot
 from meshd.store.reserve import DISK_FULL, Reserve, has_room
 from meshd.store.schema import SMALL_TABLES, migrate
 
@@ -188,7 +189,7 @@ class Database:
         return None
 
     def read(self, ask: Read) -> object:
-        """Answer a read (ops.py names the types). Raises MeshdError E_DATABASE when the file can't be read."""
+        """Answer a read (``reads`` names the types). Raises MeshdError E_DATABASE when the file can't be read."""
         try:
             return operations.answer(self._connection, ask)
         except apsw.Error as error:

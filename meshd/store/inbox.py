@@ -7,7 +7,8 @@ import apsw
 
 from meshd.ids import BundleRef, NodeId, Priority
 from meshd.store import rows
-from meshd.store.ops import DeleteInbox, InboxRow, Mailbox, PutInbox, ReadExpiredInbox, ReadInbox, ReleaseInbox, Unread
+from meshd.store.ops import DeleteInbox, InboxRow, PutInbox, ReleaseInbox
+from meshd.store.reads import Mailbox, ReadExpiredInbox, ReadInbox, Unread
 
 _HEAD = """row, service, priority, first_offset, count, ref, source, number, prev, late, missing, age_ms,
     arrived_ms, expires_ms, size_bytes"""

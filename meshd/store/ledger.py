@@ -6,7 +6,8 @@ import apsw
 
 from meshd.ids import BundleRef
 from meshd.store import rows
-from meshd.store.ops import AddJournal, DeleteFact, JournalEntry, PutFact, PutKey, ReadKey
+from meshd.store.ops import AddJournal, DeleteFact, JournalEntry, PutFact, PutKey
+from meshd.store.reads import ReadKey
 from meshd.store.spool import PURGE_ROWS_MAX
 
 

@@ -10,7 +10,8 @@ import trio
 
 from meshd.errors import LocalProtocolError, MeshdError
 from meshd.store.database import Database
-from meshd.store.ops import Committed, Loaded, Op, PutInbox, PutSpool, Read
+from meshd.store.ops import Committed, Op, PutInbox, PutSpool
+from meshd.store.reads import Loaded, Read
 
 LAZY_WAIT_S = 0.05
 """The longest that a commit which isn't urgent waits for company, seconds."""

@@ -8,20 +8,8 @@ import apsw
 
 from meshd.ids import BundleRef, NodeId, Priority
 from meshd.store import rows
-from meshd.store.ops import (
-    Backlog,
-    DeleteSpool,
-    ExpiredRow,
-    FinishSpool,
-    PutSpool,
-    ReadExpired,
-    ReadHeld,
-    ReadSpool,
-    SealSpool,
-    SetCopies,
-    SpoolRow,
-    TraceRecord,
-)
+from meshd.store.ops import DeleteSpool, FinishSpool, PutSpool, SealSpool, SetCopies, SpoolRow
+from meshd.store.reads import Backlog, ExpiredRow, ReadExpired, ReadHeld, ReadSpool, TraceRecord
 
 PENDING = 0
 STATES = ("pending", "delivered", "consumed", "expired", "refused")

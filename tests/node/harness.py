@@ -35,7 +35,8 @@ from meshd.node.requests import (
 from meshd.node.settings import Settings
 from meshd.node.step import Node
 from meshd.store.database import Database
-from meshd.store.ops import Committed, Loaded, PutFact
+from meshd.store.ops import Committed, PutFact
+from meshd.store.reads import Loaded
 from meshd.transport.base import Address
 from meshd.trust.roster import Roster
 from meshd.wire.bundle import Message, decode_messages

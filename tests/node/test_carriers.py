@@ -16,7 +16,8 @@ from meshd.node.deposits import COPIES
 from meshd.node.notices import NOTICES_CARRIED, SOURCE_SHARE
 from meshd.node.requests import Remove
 from meshd.routing.predictability import Predictabilities
-from meshd.store.ops import JournalEntry, ReadTrace, TraceRecord
+from meshd.store.ops import JournalEntry
+from meshd.store.reads import ReadTrace, TraceRecord
 from meshd.trust.seal import sign_blob
 from meshd.wire.encounters import Encounters, encode_encounters
 from meshd.wire.frames import NOT_A_CARRIER, Ack, BundleFrame, Kind, Refused, Routed

@@ -3,7 +3,8 @@
 import pytest
 
 from meshd.node.effects import Commit
-from meshd.store.ops import FinishSpool, PutSpool, ReadExpired, ReadExpiredInbox
+from meshd.store.ops import FinishSpool, PutSpool
+from meshd.store.reads import ReadExpired, ReadExpiredInbox
 from meshd.wire.frames import BundleFrame
 from tests.node.harness import Device, World
 

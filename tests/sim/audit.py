@@ -3,7 +3,7 @@
 from meshd.delivery.sessions import IncomingSessions
 from meshd.ids import parse_message_id
 from meshd.node.insight.views import Told
-from meshd.store.ops import ReadTrace
+from meshd.store.reads import ReadTrace
 from tests.sim.host import Host, Life
 from tests.sim.ledger import LONG_MS, BrokenPromise, Ledger
 

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from meshd.ids import parse_message_id
-from meshd.store.ops import ReadTrace, TraceRecord
+from meshd.store.reads import ReadTrace, TraceRecord
 from meshd.transport.pipe import Rule
 from meshd.wire.frames import STALE_EPOCH
 from tests.sim.apps import Consuming, Habits, Sending, Traffic

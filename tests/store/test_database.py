@@ -144,7 +144,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from meshd.store.database import Database
-from meshd.store.ops import FinishSpool
+from meshd.store.ops import (FinishSpool)
 from tests.store.builders import put_spool
 database = Database.open(Path(sys.argv[1]))
 row = database.snapshot().next_spool_row
@@ -180,7 +180,8 @@ FULL = """
 import sys
 from pathlib import Path
 from meshd.store.database import Database
-from meshd.store.ops import AddJournal, DeleteSpool, JournalEntry, PutFact, ReadSpool
+from meshd.store.ops import (AddJournal, DeleteSpool, JournalEntry, PutFact)
+from meshd.store.reads import (ReadSpool)
 from meshd.ids import Priority
 from tests.store.builders import ANNA, put_spool, ref
 path = Path(sys.argv[1]) / "mesh.db"

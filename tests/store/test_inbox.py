@@ -2,15 +2,8 @@
 
 from meshd.ids import Priority
 from meshd.store.database import Database
-from meshd.store.ops import (
-    DeleteInbox,
-    InboxRow,
-    Mailbox,
-    Op,
-    ReadExpiredInbox,
-    ReadInbox,
-    ReleaseInbox,
-)
+from meshd.store.ops import DeleteInbox, InboxRow, Op, ReleaseInbox
+from meshd.store.reads import Mailbox, ReadExpiredInbox, ReadInbox
 from tests.store.builders import ANNA, BERT, inbox_row, number, put_inbox
 
 

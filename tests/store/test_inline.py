@@ -8,7 +8,8 @@ import trio.testing
 from meshd.ids import Priority
 from meshd.store.database import Database
 from meshd.store.inline import InlineStore
-from meshd.store.ops import Committed, Loaded, PutFact, ReadSpool
+from meshd.store.ops import Committed, PutFact
+from meshd.store.reads import Loaded, ReadSpool
 from meshd.store.requests import Requests
 from tests.store.builders import ANNA, put_spool
 from tests.store.clock import Log, run_virtual

@@ -1,18 +1,8 @@
 """Facts, keys, journal, clock."""
 
 from meshd.store.database import Database
-from meshd.store.ops import (
-    AddJournal,
-    DeleteFact,
-    JournalEntry,
-    Op,
-    Purge,
-    PutFact,
-    PutKey,
-    ReadKey,
-    ReadTrace,
-    TraceRecord,
-)
+from meshd.store.ops import AddJournal, DeleteFact, JournalEntry, Op, Purge, PutFact, PutKey
+from meshd.store.reads import ReadKey, ReadTrace, TraceRecord
 from tests.store.builders import put_inbox, put_spool, ref
 
 

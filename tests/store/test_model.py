@@ -16,11 +16,10 @@ from meshd.store.ops import (
     Op,
     PutInbox,
     PutSpool,
-    ReadInbox,
-    ReadSpool,
     ReleaseInbox,
     SpoolRow,
 )
+from meshd.store.reads import ReadInbox, ReadSpool
 from tests.store.builders import ANNA, BERT, number, put_inbox, put_spool
 
 NODES = (ANNA, BERT)

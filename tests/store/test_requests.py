@@ -5,7 +5,8 @@ import trio
 
 from meshd.errors import LocalProtocolError
 from meshd.store.database import Database
-from meshd.store.ops import Committed, Loaded, PutFact, ReadKey, ReadSpool
+from meshd.store.ops import Committed, PutFact
+from meshd.store.reads import Loaded, ReadKey, ReadSpool
 from meshd.store.requests import LAZY_OPS_MAX, LAZY_WAIT_S, TRANSACTION_BYTES, Ask, Commit, Requests, carry_out, split
 from tests.store.builders import ANNA, put_inbox, put_spool
 from tests.store.clock import run_virtual

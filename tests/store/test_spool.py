@@ -6,22 +6,16 @@ from meshd.ids import BundleId, Priority
 from meshd.store.database import Database
 from meshd.store.ops import (
     AddJournal,
-    Backlog,
     DeleteSpool,
-    ExpiredRow,
     FinishSpool,
     JournalEntry,
     Op,
     Purge,
-    ReadExpired,
-    ReadHeld,
-    ReadSpool,
-    ReadTrace,
     SealSpool,
     SetCopies,
     SpoolRow,
-    TraceRecord,
 )
+from meshd.store.reads import Backlog, ExpiredRow, ReadExpired, ReadHeld, ReadSpool, ReadTrace, TraceRecord
 from tests.store.builders import ANNA, BERT, number, put_spool, ref, spool_row
 
 

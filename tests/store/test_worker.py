@@ -13,7 +13,8 @@ import trio.testing
 from meshd.histogram import Histogram
 from meshd.ids import Priority
 from meshd.store.database import Batch, Database
-from meshd.store.ops import Committed, Loaded, ReadSpool
+from meshd.store.ops import Committed
+from meshd.store.reads import Loaded, ReadSpool
 from meshd.store.requests import Ask, Commit, Requests
 from meshd.store.worker import CLOSE_LIMIT_S, SLOW_COMMIT_S, Timing, run_worker
 from tests.store.builders import ANNA, put_spool

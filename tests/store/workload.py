@@ -16,17 +16,11 @@ from meshd.store.ops import (
     Purge,
     PutFact,
     PutKey,
-    ReadExpired,
-    ReadExpiredInbox,
-    ReadHeld,
-    ReadInbox,
-    ReadKey,
-    ReadSpool,
-    ReadTrace,
     ReleaseInbox,
     SealSpool,
     SetCopies,
 )
+from meshd.store.reads import ReadExpired, ReadExpiredInbox, ReadHeld, ReadInbox, ReadKey, ReadSpool, ReadTrace
 from tests.store.builders import ANNA, BERT, HERE, number, put_inbox, put_spool, ref
 
 NODES = (ANNA, BERT)

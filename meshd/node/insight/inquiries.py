@@ -18,7 +18,7 @@ from meshd.node.mailboxes import Mailboxes
 from meshd.node.membership import Membership
 from meshd.node.peers import Peers
 from meshd.node.turn import Tickets, Turn
-from meshd.store.ops import ReadTrace, TraceRecord
+from meshd.store.reads import ReadTrace, TraceRecord
 from meshd.trust.seal import sign_blob
 from meshd.wire.codec import ShapeError
 from meshd.wire.frames import MAX_HOPS, Kind, Routed

@@ -10,7 +10,7 @@ from meshd.node.membership import Membership
 from meshd.node.peers import Peers
 from meshd.node.requests import Failure, Query, Result
 from meshd.node.turn import Turn
-from meshd.store.ops import TraceRecord
+from meshd.store.reads import TraceRecord
 from meshd.wire.inquiry import Topic, encode_argument
 
 ANSWER_WITHIN_S = 3.0

@@ -16,7 +16,7 @@ from meshd.node.peers import Peer, Peers
 from meshd.node.relays import Relays
 from meshd.node.routes import Routes
 from meshd.node.spool import Spool
-from meshd.store.ops import TraceRecord
+from meshd.store.reads import TraceRecord
 from meshd.transport.base import Address
 
 

@@ -13,7 +13,8 @@ from meshd.node.insight.alerts import Alert, Alerts, Change, Finding, Level, Nam
 from meshd.node.insight.inquiries import Findings, Inquiries
 from meshd.node.insight.views import Views
 from meshd.node.turn import Turn
-from meshd.store.ops import DeleteFact, PutFact, Snapshot
+from meshd.store.ops import DeleteFact, PutFact
+from meshd.store.reads import Snapshot
 from meshd.wire.inquiry import Topic, encode_argument
 
 LOOK_INTERVAL_S = 0.5
