@@ -66,6 +66,7 @@ PURE = (
     "node/effects.py",
     "node/requests.py",
     "node/tokens.py",
+    "api/arguments.py",
     "api/protocol.py",
     "api/handlers.py",
     "api/pacing.py",

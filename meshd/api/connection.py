@@ -8,6 +8,7 @@ import trio
 
 from meshd import __version__
 from meshd.api import protocol
+from meshd.api.arguments import check_arguments
 from meshd.api.handlers import build
 from meshd.api.pacing import Window
 from meshd.errors import MeshdError
@@ -85,7 +86,7 @@ class Connection:
 
     def _admit(self, request_id: int, op: str, arguments: dict[str, Any]) -> Request | None:
         if op == "version":
-            protocol.check_arguments(op, arguments)
+            check_arguments(op, arguments)
             value = {"version": __version__, "protocol": protocol.PROTOCOL_VERSION}
             self._push(protocol.encode_reply(request_id, protocol.RESULT, value))
             return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from meshd.api.protocol import check_arguments
+from meshd.api.arguments import check_arguments
 from meshd.ids import parse_message_id
 from meshd.node import requests
 from meshd.node.requests import Port, Request

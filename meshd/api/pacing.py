@@ -1,6 +1,6 @@
 """How much of a reader's credit to pass on: credit counts messages, buffers are bounded in bytes."""
 
-from meshd.api.protocol import MAX_PAYLOAD_BYTES
+from meshd.api.arguments import MAX_PAYLOAD_BYTES
 
 _MAX_OUTSTANDING = 8192
 """Messages: enough for every batch on its way, and few enough when small messages turn large."""

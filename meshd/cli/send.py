@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from meshd.api.protocol import MAX_PAYLOAD_BYTES
+from meshd.api.arguments import MAX_PAYLOAD_BYTES
 from meshd.cli import screen
 from meshd.cli.answers import Fields, fields_of
 from meshd.cli.progress import waiting

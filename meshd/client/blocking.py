@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from meshd.api import protocol
+from meshd.api.arguments import MAX_ACK_RANGES
 from meshd.client.delivery import Batch, Delivery, Spans, each, read_batch
 from meshd.client.session import GREETING, Session, lost, outcome_unknown, unknown_operation
 from meshd.client.sockets import find_socket, open_socket
@@ -358,9 +359,7 @@ class Subscription:
     def flush(self) -> None:
         """Return when every ack so far is on disk. Raises MeshdError."""
         while self._acks:
-            self._client.call(
-                "ack", {"subscription": self._stream.id, "ranges": self._acks.take(protocol.MAX_ACK_RANGES)}
-            )
+            self._client.call("ack", {"subscription": self._stream.id, "ranges": self._acks.take(MAX_ACK_RANGES)})
 
 
 def _deadline(timeout: float | None) -> float | None:

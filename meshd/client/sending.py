@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from meshd.api import protocol
+from meshd.api.arguments import MAX_PAYLOAD_BYTES, MAX_SEND_MESSAGES, check_message
 from meshd.client.connection import Connection
 from meshd.client.session import lost, outcome_unknown
 from meshd.errors import MeshdError
@@ -21,7 +21,7 @@ PlainMessage: TypeAlias = bytes | list[Any]
 _REQUEST_BYTES = 512 * 1024
 """Payload in one request of several messages."""
 
-_REQUEST_MESSAGES = protocol.MAX_SEND_MESSAGES
+_REQUEST_MESSAGES = MAX_SEND_MESSAGES
 
 _TOGETHER_REQUESTS = 2
 """Requests of single sends in flight to one place: one on its way while the other is being committed."""
@@ -45,7 +45,7 @@ def plain_message(payload: bytes, headers: dict[str, str] | None, reply_to: str 
     """Raises MeshdError: ``E_TOO_LARGE``, ``E_USAGE``; checked here so that it can't fail others' messages."""
     message = [payload, headers or {}, reply_to] if headers or reply_to else payload
     try:
-        protocol.check_message(message)
+        check_message(message)
     except ShapeError as error:
         raise MeshdError("E_USAGE", f"send: {error}.") from error
     return message
@@ -242,7 +242,7 @@ class Publisher:
         Raises MeshdError: ``E_TOO_LARGE`` for this one, or why an earlier one was refused (then this
         one is not queued; ``flush`` clears that). Cancelled, the message is not queued.
         """
-        if headers or reply_to or type(payload) is not bytes or len(payload) > protocol.MAX_PAYLOAD_BYTES:
+        if headers or reply_to or type(payload) is not bytes or len(payload) > MAX_PAYLOAD_BYTES:
             message = plain_message(payload, headers, reply_to)
         else:
             message = payload

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import attrs
 
-from meshd.api import protocol
+from meshd.api.arguments import MAX_ACK_RANGES
 from meshd.api.pacing import Window
 from meshd.client import delivery
 from meshd.client.connection import Connection
@@ -181,8 +181,8 @@ class Subscription:
             up_to, self._up_to = self._up_to, {}
             arguments = {
                 "subscription": self._id,
-                "ranges": self._acks.take(protocol.MAX_ACK_RANGES),
-                "nack": self._nacks.take(protocol.MAX_ACK_RANGES),
+                "ranges": self._acks.take(MAX_ACK_RANGES),
+                "nack": self._nacks.take(MAX_ACK_RANGES),
                 "up_to": [[int(priority), offset] for priority, offset in up_to.items()],
             }
             self._connection.request("ack", arguments, _Acknowledged(self))

@@ -12,8 +12,8 @@ from typing import NoReturn
 import attrs
 import trio
 
+from meshd.api.arguments import MAX_ACK_RANGES
 from meshd.api.pacing import Window
-from meshd.api.protocol import MAX_ACK_RANGES
 from meshd.api.server import Inbox
 from meshd.errors import MeshdError
 from meshd.http.calls import Call

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from meshd.api.protocol import MAX_LAST_EVENTS
+from meshd.api.arguments import MAX_LAST_EVENTS
 from meshd.errors import MeshdError
 
 MAX_MESSAGES = 1000

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from meshd.api import protocol
+from meshd.api.arguments import MAX_LAST_EVENTS, MAX_SEND_MESSAGES, OPERATIONS, check_arguments
 from meshd.node.insight.chronicle import KEPT_EVENTS
 from meshd.wire import codec
 
@@ -38,18 +39,18 @@ def test_example_requests_are_what_the_client_sends_and_the_daemon_takes() -> No
         if title.startswith("request"):
             (item,) = protocol.FrameSplitter().feed(protocol.encode_request(request_id, op, arguments))
             assert protocol.decode_request(item) == (request_id, op, arguments)
-            protocol.check_arguments(op, arguments)
+            check_arguments(op, arguments)
 
 
 def test_every_operation_is_documented() -> None:
     table = PAGE.partition("## Operations")[2].partition("\n\n- ")[0]
     documented = set(re.findall(r"`([a-z-]+)`", "\n".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
-    assert documented == set(protocol.OPERATIONS)
+    assert documented == set(OPERATIONS)
 
 
 def test_limits_are_the_documented_ones() -> None:
     assert f"{protocol.MAX_IN_FLIGHT:,}" in PAGE
     assert f"| subscriptions | {protocol.MAX_SUBSCRIPTIONS} |" in PAGE
-    assert f"1 to {protocol.MAX_SEND_MESSAGES} messages" in PAGE
-    assert protocol.MAX_LAST_EVENTS == KEPT_EVENTS
+    assert f"1 to {MAX_SEND_MESSAGES} messages" in PAGE
+    assert MAX_LAST_EVENTS == KEPT_EVENTS
     assert f"the last {KEPT_EVENTS:,} events" in PAGE

@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshd.api import protocol
+from meshd.api.arguments import OPERATIONS
 from meshd.api.handlers import build
 from meshd.ids import BundleRef, Priority, format_message_id
 from meshd.node import requests
@@ -89,4 +89,4 @@ def test_operation_becomes_its_request(op: str, arguments: dict[str, object], ex
 
 
 def test_every_operation_but_the_servers_own_is_built() -> None:
-    assert {op for op, _, _ in BUILT} == set(protocol.OPERATIONS) - {"version"}
+    assert {op for op, _, _ in BUILT} == set(OPERATIONS) - {"version"}

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshd.api import protocol
+from meshd.api.arguments import OPERATIONS, check_arguments
 from meshd.errors import MeshdError
 from meshd.ids import Priority
 from meshd.wire import codec
@@ -51,13 +52,13 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
 def code_of(op: str, arguments: dict[str, object]) -> str | None:
     """The code that the arguments are refused with, if they are."""
     try:
-        protocol.check_arguments(op, arguments)
+        check_arguments(op, arguments)
     except MeshdError as error:
         return error.code
     return None
 
 
-@given(st.sampled_from(sorted(protocol.OPERATIONS)), st.dictionaries(st.text(max_size=12), plain, max_size=4), plain)
+@given(st.sampled_from(sorted(OPERATIONS)), st.dictionaries(st.text(max_size=12), plain, max_size=4), plain)
 def test_any_arguments_are_taken_or_refused_with_a_code(op: str, arguments: dict[str, object], value: object) -> None:
     assert code_of(op, arguments) in (None, "E_USAGE")
     for name in ("destination", "messages", "priority", "ranges", "up_to", "nack", "timeout_s", "id", "name", "key"):
@@ -96,7 +97,7 @@ def test_version_mismatch_names_both_programs() -> None:
 
 
 def test_what_is_left_out_is_filled_in() -> None:
-    checked = protocol.check_arguments("send", {"destination": "pi", "messages": [b"x"]})
+    checked = check_arguments("send", {"destination": "pi", "messages": [b"x"]})
     assert checked == {
         "destination": "pi",
         "messages": (b"x",),
@@ -138,7 +139,7 @@ WRONG = [
 @pytest.mark.parametrize(("op", "arguments", "code", "words"), WRONG)
 def test_wrong_arguments_are_named(op: str, arguments: dict[str, object], code: str, words: str) -> None:
     with pytest.raises(MeshdError) as caught:
-        protocol.check_arguments(op, arguments)
+        check_arguments(op, arguments)
     assert caught.value.code == code
     assert words in caught.value.message
 

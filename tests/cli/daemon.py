@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from meshd.api import protocol
+from meshd.api.arguments import check_arguments
 from meshd.errors import MeshdError
 
 
@@ -105,7 +106,7 @@ class FakeDaemon:
     def _answer(self, connection: socket.socket, frame: bytes) -> bool:
         number, op, raw = protocol.decode_request(frame)
         try:
-            arguments = protocol.check_arguments(op, raw)
+            arguments = check_arguments(op, raw)
         except MeshdError as error:
             connection.sendall(protocol.encode_error(number, error))
             return True
