@@ -26,7 +26,8 @@ from meshd.store.ops import PutFact
 from meshd.wire import codec
 
 MAX_LIVES_LOST = 1 << 16
-"""Starts by which an old copy of the disk may be behind. A peer that claims more would wear out the counter."""
+"""Starts that a peer's word alone counts for, at each link: a larger claim would wear out the counter. That more of
+them were lost is shown by a route that this device has signed."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -60,15 +61,13 @@ class Linking:
             if event.chain:
                 self.membership.learn(turn, event.chain, self.peers, None)
             self.membership.check_peer(event.peer)
-            if event.seen is not None and event.seen.counter > own_epoch.counter + MAX_LIVES_LOST:
-                raise RemoteProtocolError("P_MALFORMED", f"it claims to know start {event.seen.counter} of this device")
         except RemoteProtocolError as error:
             turn.emit(CloseLink(event.link, error.code, error.reason))
             return
         self.company.touch()
         self.membership.saw_epoch(turn, event.peer, event.epoch)
         if event.seen is not None and event.seen != own_epoch and event.seen.counter >= own_epoch.counter:
-            self._note_seen(event.seen)
+            self._note_seen(min(event.seen, Epoch(own_epoch.counter + MAX_LIVES_LOST, event.seen.random)))
         before = self.peers.link_to(event.peer)
         link = self.peers.up(turn, event)
         link.name = self.membership.name_of(event.peer)

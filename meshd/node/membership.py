@@ -81,7 +81,7 @@ class Membership:
             public_key = self._key(node)
             if public_key is not None:
                 self._cards[node] = _KnownCard(open_card(data, public_key), data)
-        self.news |= set(roster.members)
+        self.news |= {self.me, *roster.members}
 
     def _use(self, roster: Roster) -> None:
         before = {} if self.roster is None else self.roster.members
@@ -89,8 +89,8 @@ class Membership:
         self._keys = {
             member.id: certificate_key(member.certificate) for member in roster.members.values() if not member.removed
         }
-        changed = [node for node, member in roster.members.items() if before.get(node) != member]
-        self.news |= set(changed)
+        # Also those of whom nothing is left: who added them was cut.
+        self.news |= {node for node in {*before, *roster.members} if before.get(node) != roster.members.get(node)}
 
     def _key(self, node: NodeId) -> bytes | None:
         if self.roster is None or node not in self.roster.members:
@@ -111,8 +111,17 @@ class Membership:
 
     @property
     def is_shut_out(self) -> bool:
-        """Whether this device was removed from its mesh."""
+        """Whether this device is in its mesh no more: it was removed, or what added it is void."""
         return self.roster is not None and self.me not in self._keys
+
+    def is_removed(self, node: NodeId) -> bool:
+        """Whether a statement that counts removes the device: for good, but for a cut from above.
+
+        Of one whose adding is void nothing is said. It may be added again, and be void only for want of statements
+        that are still on their way.
+        """
+        member = None if self.roster is None else self.roster.members.get(node)
+        return member is not None and member.removed
 
     def members(self) -> list[Member]:
         """The other devices in the mesh now."""

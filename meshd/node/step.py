@@ -235,13 +235,15 @@ class Node:
         self._mesh.company.members_changed(news)
         self._mesh.carriers.members_changed(turn)
         for node in news:
-            if self.membership.public_key(node) is None:
+            if self.membership.is_removed(node):
                 self.spool.give_up(turn, node)
                 self._mail.carried.removed(turn, node)
                 self._mail.arriving.give_up(turn, node, self.peers)
             else:
                 self.spool.take_back(node)
-        if self.membership.is_shut_out:
+        if self._me in news and self.membership.is_shut_out:
+            turn.log("warning", "this device was removed from the mesh")
+        if self.membership.is_removed(self._me):
             if self._me in news:
                 self._leave(turn)
             return
@@ -259,7 +261,6 @@ class Node:
 
     def _leave(self, turn: Turn) -> None:
         """This device was removed from the mesh: nobody takes its mail any more."""
-        turn.log("warning", "this device was removed from the mesh")
         turn.emit(Announce(None))
         for peer in self.membership.members():
             turn.emit(LeavePeer(peer.id))

@@ -167,11 +167,8 @@ class DialerHandshake(_Machine):
         """The first frame.
 
         Raises RemoteProtocolError when TLS showed another certificate than the roster has for the peer
-        (``P_AUTH``), or the peer is not in the mesh (``P_NOT_MEMBER``, ``P_REMOVED``). LocalProtocolError
-        when we are not in the roster ourselves.
+        (``P_AUTH``), or the peer is not in the mesh (``P_NOT_MEMBER``, ``P_REMOVED``).
         """
-        if self._identity.node_id not in self._roster.members:
-            raise LocalProtocolError("a device dials in a mesh that it is not in")
         try:
             check_member(self._roster, self._peer, self._listener_certificate)
         except RemoteProtocolError:
@@ -204,9 +201,12 @@ class DialerHandshake(_Machine):
             listener_certificate=self._listener_certificate,
         )
         signature = self._identity.sign(_DIALER_LABEL, *self._transcript.proof(self._epoch, self._seen))
-        chain = self._roster.chain_for(self._identity.node_id)
-        if self._roster.members[self._peer].role == "relay":  # it may hear of this mesh for the first time
-            chain = self._roster.chain_for(self._identity.node_id, self._peer)
+        members = self._roster.members
+        # Who made us a member may have been cut: then there is nothing to show, but others may know more than we do.
+        proven = [self._identity.node_id] if self._identity.node_id in members else []
+        if members[self._peer].role == "relay":  # it may hear of this mesh for the first time
+            proven.append(self._peer)
+        chain = self._roster.chain_for(*proven)
         self._state = _State.PROOF_SENT
         return Proof(self._identity.certificate, self._epoch, self._seen, chain, signature)
 

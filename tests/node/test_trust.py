@@ -4,8 +4,9 @@ import attrs
 import pytest
 
 from meshd.ids import Epoch
-from meshd.links.events import DialFailed, LinkUp
+from meshd.links.events import DialFailed, FramesReceived, LinkUp
 from meshd.node.effects import Announce, LeavePeer, SeekPeer
+from meshd.node.linking import MAX_LIVES_LOST
 from meshd.node.membership import is_usable_prekey
 from meshd.node.requests import Echo, Query, Remove
 from meshd.store.ops import DeleteFact, PutFact
@@ -42,6 +43,19 @@ def turned_away(one: Device, listener: Device, proof: tuple[bytes, ...]) -> None
     address = Address("quic", "192.0.2.1", 1)
     one.inbox.append(DialFailed(listener.id, address, "P_REMOVED", "the peer refused: it was removed", proof))
     one.world.pump()
+
+
+def added_by_an_admin(world: World) -> Device:
+    """d2, which d1 has added, linked with d0; both have heard of that."""
+    a, b = world.devices
+    roster = added(granted(world.roster, 0, 1), 1, 2)
+    c = Device(world, 2, roster, 1 << 26)
+    world.devices.append(c)
+    world.roster = roster
+    world.connect(a, b)
+    world.inject(b, a, Statements(roster.all_statements()))
+    world.connect(c, a)
+    return c
 
 
 def is_kind(kind: int, frame: object) -> bool:
@@ -171,8 +185,36 @@ class TestEpochs:
         claimed = Epoch(2**63 - 1, bytes(8))
         a.inbox.append(LinkUp(99, b.id, "memory", Address("memory", "d1", 1), False, b.node.epoch, claimed))
         world.pump()
-        assert a.node.epoch == before
-        assert [close.code for close in a.closed] == ["P_MALFORMED"]
+        assert a.node.epoch.counter == before.counter + MAX_LIVES_LOST + 1
+
+    def test_an_old_disk_is_let_in_again_after_a_peer_had_made_the_counter_rise(self) -> None:
+        world, (a, b, c) = linked(3)
+        old = a.image()
+        for link in (98, 99):
+            claimed = Epoch(a.node.epoch.counter + MAX_LIVES_LOST, bytes(8))
+            a.inbox.append(LinkUp(link, c.id, "memory", Address("memory", "d2", 1), False, c.node.epoch, claimed))
+            world.pump()
+        assert a.result(a.send("d1", b"0", wait="delivered"))["state"] == "delivered"
+        world.disconnect(a, b)
+        world.connect(a, b)
+        world.advance(5)  # its routes are told
+        risen = b.node.membership.seen_epochs[a.id]
+        a.crash(disk=old)
+        world.connect(a, b)
+        world.advance(5)
+        assert a.node.epoch > risen
+        assert a.result(a.send("d1", b"1", wait="delivered"))["state"] == "delivered"
+        assert b.result(b.send("d0", b"2", wait="delivered"))["state"] == "delivered"
+
+    def test_it_is_so_link_by_link_when_nobody_remembers_its_routes(self) -> None:
+        world, (a, b) = linked()
+        risen = Epoch(3 * MAX_LIVES_LOST, bytes(8))
+        b.node.membership.seen_epochs[a.id] = risen
+        for _ in range(4):
+            world.disconnect(a, b)
+            world.connect(a, b)
+        assert a.node.epoch > risen
+        assert a.result(a.send("d1", b"x", wait="delivered"))["state"] == "delivered"
 
     def test_bundles_of_an_epoch_that_is_not_newer_are_refused_as_stale_and_hold_nothing_up(self) -> None:
         world, (a, b) = linked()
@@ -275,6 +317,52 @@ class TestMembership:
         waits = c.send("d3", b"y", wait="delivered")
         world.connect(c, d)
         assert c.result(waits)["state"] == "delivered"
+
+    def test_who_was_added_by_an_admin_that_was_cut_before_is_shut_out(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        c = added_by_an_admin(world)
+        assert a.result(a.send("d2", b"x", wait="delivered"))["state"] == "delivered"
+        world.inject(b, a, Statements(removed(world.roster, device(0), 1, honoured=0).all_statements()))
+        assert c.id not in a.links
+        assert LeavePeer(c.id) in a.other
+        assert a.code(a.send("d2", b"y")) == "E_UNKNOWN_DEVICE"
+
+    def test_a_device_whose_adding_is_void_asks_on_and_keeps_its_mail_until_it_is_added_again(self) -> None:
+        world = World(2)
+        a, _ = world.devices
+        c = added_by_an_admin(world)
+        world.disconnect(c, a)
+        waits = c.send("d0", b"x", wait="delivered")
+        cut = removed(world.roster, device(0), 1, honoured=0)
+        turned_away(c, a, cut.removal_of(c.id, world.roster.chain_for(c.id)[1:]))
+        assert c.code(c.send("d0", b"y")) == "E_REMOVED_DEVICE"
+        assert LeavePeer(a.id) not in c.other
+        assert c.replies(waits)[1:] == []
+        c.crash()
+        assert c.query("status")["removed"]
+        assert a.id in {effect.peer for effect in c.other if isinstance(effect, SeekPeer)}
+        again = added(cut, 0, 2)
+        a.inbox.append(FramesReceived(a.links[device(1).node_id], (Statements(again.all_statements()),)))
+        world.pump()
+        world.connect(c, a)
+        assert a.read().payloads == [b"x"]
+        assert c.result(c.send("d0", b"z", wait="delivered"))["state"] == "delivered"
+
+    def test_what_lacks_a_part_of_a_cut_admins_statements_learns_it_and_loses_nothing(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        c = added_by_an_admin(world)
+        later = added(world.roster, 1, 3)
+        cut = removed(later, device(0), 1)  # honours all
+        lacking = [data for data in cut.all_statements() if data not in later.all_statements()]
+        waits = c.send("d1", b"x", wait="delivered")
+        world.inject(a, c, Statements(tuple(lacking)))
+        assert c.node.membership.is_shut_out
+        world.inject(a, c, Statements(later.all_statements()))
+        assert not c.node.membership.is_shut_out
+        assert c.result(c.send("d0", b"y", wait="delivered"))["state"] == "delivered"
+        assert c.replies(waits)[1:] == []
 
     def test_only_an_admin_removes(self) -> None:
         _, (_, b, _) = linked(3)

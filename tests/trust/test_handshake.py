@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.errors import LocalProtocolError, RemoteProtocolError
+from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch, NodeId
 from meshd.trust.handshake import DialerHandshake, ListenerHandshake, TurnedAway
 from meshd.trust.roster import Roster, found
@@ -168,9 +168,21 @@ def test_another_certificate_in_tls_is_refused_before_anything_is_sent():
     assert caught.value.code == "P_AUTH"
 
 
-def test_dialing_without_being_a_member_is_our_bug():
-    with pytest.raises(LocalProtocolError):
-        dialer(mesh_of(2)).start()
+def test_who_has_nothing_to_prove_itself_with_asks_with_the_genesis_alone():
+    """What added it is void by what it knows: others may know more, or have added it again."""
+    one, two = dialer(mesh_of(2)), listener()
+    proof = pump(one, two)[2]
+    assert isinstance(proof, Proof)
+    assert proof.chain == (MESH.genesis,)
+    assert two.done is not None
+    assert failing(dialer(mesh_of(2)), listener(mesh_of(2))) == "P_NOT_MEMBER"
+
+
+def test_so_does_it_at_a_relay_that_it_shows_the_relays_place():
+    roster = added(founded(), 0, 2, "relay")
+    proof = pump(dialer(roster), listener(added(roster, 0, 1)))[2]
+    assert isinstance(proof, Proof)
+    assert proof.chain == roster.chain_for(LISTENER.node_id)
 
 
 def test_another_mesh_is_told_apart():
