@@ -23,7 +23,6 @@ from meshd.node.effects import (
     EpochStored,
     Fail,
     InquiryEnded,
-    LeavePeer,
     LocalReceipt,
     SeekPeer,
 )
@@ -239,14 +238,12 @@ class Node:
                 self.spool.give_up(turn, node)
                 self._mail.carried.removed(turn, node)
                 self._mail.arriving.give_up(turn, node, self.peers)
-            else:
+            elif not self.membership.is_removed(self._me):
                 self.spool.take_back(node)
         if self._me in news and self.membership.is_shut_out:
             turn.log("warning", "this device was removed from the mesh")
-        if self.membership.is_removed(self._me):
-            if self._me in news:
-                self._leave(turn)
-            return
+        if self._me in news and self.membership.is_removed(self._me):
+            self._leave(turn)
         for member in self.membership.members():
             if member.id not in news:
                 continue
@@ -260,10 +257,13 @@ class Node:
         self._mesh.relays.members_changed()
 
     def _leave(self, turn: Turn) -> None:
-        """This device was removed from the mesh: nobody takes its mail any more."""
+        """This device was removed from the mesh: nobody takes its mail any more.
+
+        It dials on, as seldom as whatever fails: what removed it may turn out to be void, and nobody may have a way to
+        tell it.
+        """
         turn.emit(Announce(None))
         for peer in self.membership.members():
-            turn.emit(LeavePeer(peer.id))
             self.spool.give_up(turn, peer.id)
 
     # --- events
