@@ -21,11 +21,12 @@ from meshd.node.tally import count
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import AddJournal, JournalEntry, Op, PutFact, PutKey, PutSpool, SpoolRow
 from meshd.store.reads import Snapshot
+from meshd.store.reserve import REGAIN_BYTES
 from meshd.wire.bundle import MAX_MESSAGE_BYTES
 from meshd.wire.codec import encode
 from meshd.wire.frames import MAX_HOPS, BundleFrame
 
-MIN_FREE_BYTES = 24 * 1024 * 1024
+MIN_FREE_BYTES = REGAIN_BYTES
 """Left free on the disk: room for the log of the store, for acks, and for everybody else."""
 
 _LOG_BYTES = MIN_FREE_BYTES // 2

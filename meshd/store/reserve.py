@@ -7,6 +7,10 @@ from pathlib import Path
 RESERVE_BYTES = 16 * 1024 * 1024
 """Holds the write-ahead log at its longest (database.py), with room for what lets mail leave."""
 
+REGAIN_BYTES = 24 * 1024 * 1024
+"""Free on a disk that was full when the reserve is taken again. Mail is taken from there on too, and has to find room:
+until then the file may not grow. With less the disk would only be full again at once."""
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when it has no more space for a file."""
 
@@ -48,11 +52,11 @@ class Reserve:
         return self.held
 
     def regain(self) -> bool:
-        """Take the space again once the disk has it twice: less would only be full again at once."""
+        """Take the space again once the disk has enough."""
         if self.held:
             return True
         disk = os.statvfs(self._path.parent)
-        return disk.f_bavail * disk.f_frsize >= 2 * self._size_bytes and self.hold()
+        return disk.f_bavail * disk.f_frsize >= REGAIN_BYTES and self.hold()
 
     def release(self) -> bool:
         """Give the space back to the disk; False when it was not held."""
