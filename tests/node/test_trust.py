@@ -353,7 +353,7 @@ class TestMembership:
 
     def test_what_lacks_a_part_of_a_cut_admins_statements_learns_it_and_loses_nothing(self) -> None:
         world = World(2)
-        a, b = world.devices
+        a, _ = world.devices
         c = added_by_an_admin(world)
         later = added(world.roster, 1, 3)
         cut = removed(later, device(0), 1)  # honours all
