@@ -101,7 +101,11 @@ class Database:
             raise _opening_error(path, error) from error
         try:
             _prepare(connection, path)
-            _settle_log(path)
+            try:
+                _settle_log(path)
+            except apsw.FullError:  # what writes nothing in place (btrfs) takes room for this too
+                reserve.discard()
+                _settle_log(path)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             _check(connection, path)
             migrate(connection)

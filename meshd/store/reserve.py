@@ -62,6 +62,10 @@ class Reserve:
         """Give the space back to the disk; False when it was not held."""
         if not self.held:
             return False
+        self.discard()
+        return True
+
+    def discard(self) -> None:
+        """Give back what this process, or an earlier one, has held."""
         self._path.unlink(missing_ok=True)
         self.held = False
-        return True

@@ -268,3 +268,31 @@ def test_a_log_that_can_not_be_trusted_is_not_moved_into_the_file(tmp_path: Path
         database = Database.open(path)
         assert view(database) == held
         database.close()
+
+
+def test_where_even_the_log_takes_room_the_reserve_makes_it(tmp_path: Path) -> None:
+    """As on btrfs, which writes nothing in place."""
+    (tmp_path / "left").mkdir()
+    database = Database.open(tmp_path / "left" / NAME)
+    database.apply([(1, [PutFact("kind", b"key", b"value")])], 1)
+    left = contents(tmp_path / "left")
+    database.close()
+    for fail_at in range(1, 20):
+        path = lay_out(tmp_path / str(fail_at), left)
+        reserve = path.with_name(f"{NAME}.reserve")
+        reserve.write_bytes(b"of an earlier process")
+        with watched(path.parent, fault=Fault.FULL, fail_at=fail_at) as disk:
+            try:
+                database = Database.open(path)
+            except MeshdError:
+                assert not disk.steps  # it was not a write that failed
+                continue
+            if disk.steps:
+                assert disk.steps[0].op is FileOp.WRITE
+                assert disk.failed
+                assert not reserve.read_bytes().startswith(b"of")
+                assert database.snapshot().facts["kind"] == {b"key": b"value"}
+                database.close()
+                return
+            database.close()
+    raise AssertionError("no write has failed")
