@@ -165,7 +165,7 @@ class TestWhyNot:
         world.connect(a, b)
         a.ask(Remove, device="d1")
         answer = b.query("why", "d2")
-        assert answer["decision"] == "not dialed because this device was removed from the mesh"
+        assert answer["decision"] == "not linked because this device was removed from the mesh"
 
     def test_the_daemon_has_no_dialer_for_it_yet(self) -> None:
         answer = World(2).devices[0].query("why", "d1")

@@ -100,7 +100,7 @@ class Reasons:
             hint = "Coming back takes a new key: a fresh state directory there, and an invitation: meshctl invite"
             return _Verdict(state="removed", words="not dialed because it was removed from the mesh", hint=hint)
         if self.membership.public_key(self.membership.me) is None:
-            words = "not dialed because this device was removed from the mesh"
+            words = "not linked because this device was removed from the mesh"
             return _Verdict(state="removed", words=words, hint=CATALOGUE["E_REMOVED_DEVICE"].advice)
         if peer.chosen is not None:
             return _linked(peer.chosen, dialer, now)
