@@ -57,6 +57,8 @@ class Membership:
         """Devices whose key was seen on two at a time, in this life."""
         self.news: set[NodeId] = set()
         """Members that were added, removed or changed, or whose card is new; the node looks and clears."""
+        self._lost: set[NodeId] = set()
+        """Members until lately, of whom it is not certain that they are none any more."""
 
     @property
     def me(self) -> NodeId:
@@ -89,8 +91,12 @@ class Membership:
         self._keys = {
             member.id: certificate_key(member.certificate) for member in roster.members.values() if not member.removed
         }
-        # Also those of whom nothing is left: who added them was cut.
-        self.news |= {node for node in {*before, *roster.members} if before.get(node) != roster.members.get(node)}
+        changed = {node for node, member in roster.members.items() if before.get(node) != member}
+        # Who added these was cut. In doubt, their links are kept: the rest may come over those alone.
+        self._lost = {*self._lost, *before} - roster.members.keys()
+        certain = {node for node in self._lost if not roster.is_doubted(node)}
+        self._lost -= certain
+        self.news |= changed | certain
 
     def _key(self, node: NodeId) -> bytes | None:
         if self.roster is None or node not in self.roster.members:

@@ -146,6 +146,10 @@ class Roster:
         member = self.members.get(node)
         return member is not None and not member.removed
 
+    def is_doubted(self, node: NodeId) -> bool:
+        """Whether a device that is not in the mesh may turn out to be, by statements that are still on their way."""
+        return node in self._standing.doubted
+
     def relays(self) -> tuple[Member, ...]:
         """The relays in the mesh now, first added first: the same order on every device."""
         relays = [member for member in self.members.values() if member.role == "relay" and not member.removed]

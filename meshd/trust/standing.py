@@ -54,12 +54,14 @@ class Standing:
         admins: issuers by level, top first; also those that were removed, as their earlier statements count.
         origins: the statement that each member but the founder stands on.
         removals: the statement that shut a device out, of several about an admin the one that honours least of it.
+        doubted: no members, as far as is known: some of the statements between what added them and the cut are missing.
     """
 
     members: Mapping[NodeId, Member]
     admins: Mapping[NodeId, Admin]
     origins: Mapping[NodeId, Statement]
     removals: Mapping[NodeId, Statement]
+    doubted: frozenset[NodeId]
 
 
 def _honoured(removal: Statement) -> tuple[int, bytes]:
@@ -76,6 +78,8 @@ class _Reading:
     admins: dict[NodeId, Admin] = attrs.field(factory=dict)
     adds: dict[NodeId, list[Statement]] = attrs.field(factory=dict)
     removals: dict[NodeId, list[Statement]] = attrs.field(factory=dict)
+    gaps: dict[NodeId, int] = attrs.field(factory=dict)
+    """By issuer that was cut: the highest number that should count, and is not known."""
 
     def honoured(self, issuer: NodeId) -> Iterable[Statement]:
         """The issuer's statements that count: all, or those up to the earliest cut from above."""
@@ -90,7 +94,10 @@ class _Reading:
             return []
         while statement is not None and statement.issuer == issuer:
             kept.append(statement)
+            number = statement.number - 1
             statement = self.statements.get(statement.previous)
+        if statement is None and number > 0:
+            self.gaps[issuer] = number
         return kept
 
     def read(self, issuer: NodeId) -> None:
@@ -128,6 +135,17 @@ class _Reading:
         admin = self.admins.get(device)
         valid = [s for s in self.removals.get(device, ()) if admin is None or s.issuer in admin.above]
         return min(valid, key=lambda s: (_honoured(s), *self.rank(s)), default=None)
+
+    def doubted(self) -> Iterable[NodeId]:
+        """Whom the statements below the gaps add, and whom these add in turn."""
+        below = [s for issuer, gap in self.gaps.items() for s in self.by_issuer.get(issuer, ()) if s.number < gap]
+        found: set[NodeId] = set()
+        while below:
+            act = below.pop().act
+            if isinstance(act, Add | Grant) and act.device not in found:
+                found.add(act.device)
+                below += self.by_issuer.get(act.device, ())
+        return found
 
 
 def evaluate(genesis: Genesis, statements: Mapping[bytes, Statement]) -> Standing:
@@ -171,4 +189,5 @@ def _standing(reading: _Reading) -> Standing:
         role: Role = origin.act.role if isinstance(origin.act, Add) else "admin"
         members[device] = Member(device, origin.act.name, role, origin.act.certificate, removed=device in removals)
         origins[device] = origin
-    return Standing(members, reading.admins, origins, removals)
+    doubted = frozenset(reading.doubted()) - members.keys()
+    return Standing(members, reading.admins, origins, removals, doubted)

@@ -366,6 +366,32 @@ class TestMembership:
         assert c.result(c.send("d0", b"y", wait="delivered"))["state"] == "delivered"
         assert c.replies(waits)[1:] == []
 
+    def test_a_link_is_kept_while_what_was_said_before_a_cut_may_still_come_over_it(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        c = added_by_an_admin(world)
+        world.disconnect(a, b)
+        later = added(world.roster, 1, 3)
+        honoured = removed(later, device(0), 1)  # all of it
+        [cut] = set(honoured.all_statements()) - set(later.all_statements())
+        world.inject(c, a, Statements((cut,)))
+        assert a.node.membership.public_key(c.id) is None
+        assert c.id in a.links
+        world.inject(c, a, Statements(later.all_statements()))
+        assert a.result(a.send("d2", b"x", wait="delivered"))["state"] == "delivered"
+
+    def test_it_is_closed_when_the_rest_shows_that_the_device_was_never_let_in(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        roster = added(added(granted(world.roster, 0, 1), 1, 3), 1, 4)
+        c = added_by_an_admin(world)  # by another first statement of d1 than the one that d0 honours
+        [cut] = set(removed(roster, device(0), 1).all_statements()) - set(roster.all_statements())
+        world.disconnect(a, b)
+        world.inject(c, a, Statements((cut,)))
+        assert c.id in a.links
+        world.inject(c, a, Statements(roster.all_statements()))
+        assert c.id not in a.links
+
     def test_only_an_admin_removes(self) -> None:
         _, (_, b, _) = linked(3)
         assert b.code(b.ask(Remove, device="d2")) == "E_NOT_ADMIN"
