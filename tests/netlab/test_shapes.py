@@ -103,6 +103,7 @@ def test_a_path_that_loses_one_way_is_left_for_a_longer_one_that_does_not(lab: M
     assert receive(c, 20, timeout=120.0) == wanted
     assert receive(a, 20, timeout=120.0) == wanted
     routed(a, c, b)
+    routed(c, a, b)
     converse(a, c, [a, b, c])
 
 

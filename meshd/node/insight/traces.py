@@ -58,7 +58,7 @@ class Traces:
         unasked = [Unasked(self._membership.name_of(node), reason) for node, reason in findings.silent.items()]
         state = None if asking.record is None else asking.record.state
         if not told and state is None:
-            silent = ", ".join(row.device for row in unasked)
+            silent = ", ".join(f"{row.device} ({row.reason})" for row in unasked)
             where = f"No device that could be asked has a record of the message; not asked: {silent}."
             message = where if silent else "No device of the mesh has a record of the message."
             turn.answer(asking.request, Failure(MeshdError("E_UNKNOWN_MESSAGE", message)))
