@@ -14,12 +14,13 @@ import attrs
 import trio
 
 from meshd.errors import RemoteProtocolError
-from meshd.ids import NodeId
+from meshd.ids import NodeId, to_text
 from meshd.links.context import LinkContext
 from meshd.links.events import DialFailed, LinkDown
 from meshd.links.outgoing import Outgoing
 from meshd.links.peer import DialOutcome, PeerControl
 from meshd.links.session import announce, hold_link, open_as_dialer
+from meshd.logs import get_logger
 from meshd.transport.base import Address, Connection, Pin, Transport, TransportError
 from meshd.trust.handshake import DialerHandshake, HandshakeResult, TurnedAway
 from meshd.trust.identity import server_name
@@ -30,10 +31,14 @@ STAGGER_SECONDS = 0.25
 ATTEMPT_SECONDS = 8.0
 """From the first packet to ``welcome``."""
 
+_REASON_CHARACTERS = 200
+
 _OUR_OWN_ERRNOS = frozenset(
     (errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 )
 """Failures that say something about this device, and nothing about the peer."""
+
+_log = get_logger(__name__)
 
 
 async def keep_linked(
@@ -150,6 +155,10 @@ class _Race:
                 failure = await self._use(connection, address, scope)
         except TransportError as error:
             failure = _Failure("E_UNREACHABLE", error.reason, ours=_is_ours(error))
+        except Exception as error:
+            # The boundary of an attempt, as a link has its own: what one peer makes a library do costs no other.
+            _log.exception("dial-failed", peer=to_text(self.peer), address=str(address))
+            failure = _Failure("E_INTERNAL", repr(error)[:_REASON_CHARACTERS])
         return failure
 
     async def _use(self, connection: Connection, address: Address, scope: trio.CancelScope) -> _Failure | None:

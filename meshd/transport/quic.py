@@ -26,16 +26,22 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from meshd.logs import get_logger
 from meshd.transport import congestion
 from meshd.transport.base import Address, Handler, Pin, TransportError
 from meshd.transport.quic_connection import QuicConnection
-from meshd.transport.serving import HalfOpen, HalfOpenLimits, Slot, closing, deadline, plain_nursery, run_handler
+from meshd.transport.serving import (
+    HalfOpen,
+    HalfOpenLimits,
+    Slot,
+    closing,
+    contained,
+    deadline,
+    plain_nursery,
+    run_handler,
+)
 from meshd.transport.sockets import SockAddr, to_address
 from meshd.transport.udp import UdpSocket
 from meshd.wire.frames import ALPN_LINK
-
-_log = get_logger(__name__)
 
 _CID_BYTES = 8
 _LONG_HEADER = 0x80  # RFC 9000 section 17.2
@@ -216,7 +222,7 @@ class QuicTransport:
 
     async def _run(self, connection: QuicConnection, handler: Handler, slot: Slot) -> None:
         """Run one incoming connection to its end."""
-        with slot.scope:
+        with slot.scope, contained(self.name, connection.remote):
             try:
                 async with plain_nursery() as nursery:
                     nursery.start_soon(connection.run)
@@ -224,8 +230,6 @@ class QuicTransport:
                         await connection.opened.wait()
                     connection.check()
                     await run_handler(handler, connection)
-            except TransportError as error:
-                _log.info("connection.refused", transport=self.name, reason=error.reason)
             finally:
                 self._half_open.leave(slot)
 

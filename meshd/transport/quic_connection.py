@@ -1,8 +1,6 @@
 """One QUIC connection as a pipe of frames: two streams for the two lanes, each with a window of its own.
 
-aioquic takes in and buffers without measure, so each lane's receiver grants what it has room for
-(see lanes), and a peer that sends more is cut off.
-"""
+aioquic buffers without measure, so each lane's receiver grants what it has room for (see lanes)."""
 
 import enum
 import math
@@ -160,11 +158,11 @@ class QuicConnection:
             self._broken = True
         finally:
             self._end(TransportError("this side has closed the connection" if not self._broken else "QUIC failed"))
+            for cid in [cid for cid, connection in self._routes.items() if connection is self]:
+                del self._routes[cid]
             if not self._broken:
                 with trio.move_on_after(_CLOSE_SECONDS, shield=True):
                     await self._flush(trio.current_time())
-            for cid in [cid for cid, connection in self._routes.items() if connection is self]:
-                del self._routes[cid]
 
     async def _step(self) -> None:
         """Process what has happened, send what is due, and sleep until there is more to do."""
@@ -195,8 +193,8 @@ class QuicConnection:
                     self.check()
                 begun = True
                 state.credit -= len(batch)
-                self._quic.send_stream_data(state.stream, batch)
-                self._kick.set()
+                self._write(state, batch)
+                self.check()
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
             if begun:
@@ -258,8 +256,7 @@ class QuicConnection:
             return
         for state in self._lanes.values():
             if more := state.take_grant(self._window):
-                self._quic.send_stream_data(state.stream, encode_grant(more))
-                self._kick.set()
+                self._write(state, encode_grant(more))
 
     def check(self) -> None:
         """Raise TransportError when the connection is no more."""
@@ -272,7 +269,14 @@ class QuicConnection:
             return
         self._sending_finished = True
         for state in self._lanes.values():
-            self._quic.send_stream_data(state.stream, b"", end_stream=True)
+            self._write(state, b"", end=True)
+
+    def _write(self, lane: LaneWindow, data: bytes, *, end: bool = False) -> None:
+        """Hand over bytes of a lane. aioquic refuses them when the other side has stopped it, before an event tells."""
+        try:
+            self._quic.send_stream_data(lane.stream, data, end_stream=end)
+        except (RuntimeError, ValueError):
+            self._end(TransportError("closed by the other side"))
         self._kick.set()
 
     # Events of aioquic.
@@ -301,10 +305,10 @@ class QuicConnection:
             self._end(RemoteProtocolError("P_FLOOD", "data far out of order"))
 
     def _open_lanes(self) -> None:
-        # A stream exists for the listener when something has come on it.
         for state in self._lanes.values():
-            self._quic.send_stream_data(state.stream, encode_grant(0))
-        self._set_open()
+            self._write(state, encode_grant(0))  # a stream exists for the listener when something has come on it
+        if self.state is State.OPENING:
+            self._set_open()
 
     def _set_open(self) -> None:
         self.state = State.OPEN

@@ -11,7 +11,7 @@ import trio
 
 from meshd.errors import RemoteProtocolError
 from meshd.logs import get_logger
-from meshd.transport.base import Connection, Handler, TransportError
+from meshd.transport.base import Address, Connection, Handler, TransportError
 
 _log = get_logger(__name__)
 
@@ -145,6 +145,18 @@ async def closing(connection: _C) -> AsyncIterator[_C]:
         raise
     else:
         await connection.aclose()
+
+
+@contextlib.contextmanager
+def contained(transport: str, remote: Address) -> Iterator[None]:
+    """Run what opens one incoming connection. What goes wrong with it ends here, and no other is hurt."""
+    try:
+        yield
+    except* TransportError as group:
+        _log.info("connection.refused", transport=transport, reason=str(group.exceptions[0]))
+    except* Exception:
+        # Bytes of a stranger that a library does not expect, or a defect of ours, must not end the daemon.
+        _log.exception("connection.failed", remote=str(remote))
 
 
 async def run_handler(handler: Handler, connection: Closable) -> None:

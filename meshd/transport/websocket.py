@@ -23,7 +23,7 @@ from meshd.errors import RemoteProtocolError
 from meshd.logs import get_logger
 from meshd.transport.base import Address, Handler, Lane, Pin, TransportError
 from meshd.transport.framing import BATCH_BYTES, FrameReader, encode_batches, oversized
-from meshd.transport.serving import HalfOpen, HalfOpenLimits, closing, deadline, plain_nursery, run_handler
+from meshd.transport.serving import HalfOpen, HalfOpenLimits, closing, contained, deadline, plain_nursery, run_handler
 from meshd.transport.sockets import bind, to_address
 from meshd.transport.tls import (
     TlsConnection,
@@ -219,6 +219,10 @@ class WebsocketTransport:
             stream = TlsStream(raw, context)
             try:
                 remote = endpoints(stream)[1]
+            except TransportError as error:
+                _log.info("connection.refused", transport=self.name, reason=error.reason)
+                return
+            with contained(self.name, remote):
                 slot = self._half_open.enter(remote.host, scope)
                 if slot is None:
                     raise TransportError("too many unfinished connections from this address")
@@ -226,8 +230,6 @@ class WebsocketTransport:
                     await self._run(stream, handlers, partial(self._half_open.leave, slot))
                 finally:
                     self._half_open.leave(slot)
-            except TransportError as error:
-                _log.info("connection.refused", transport=self.name, reason=error.reason)
 
     async def _run(self, stream: TlsStream, handlers: Mapping[str, Handler], leave: Callable[[], None]) -> None:
         async with plain_nursery() as nursery:
@@ -339,6 +341,7 @@ async def _run_websocket(
         wsproto.utilities.ProtocolError,
         trio.BrokenResourceError,
         trio.ClosedResourceError,
+        UnicodeError,  # wsproto decodes headers unchecked
     ):
         stream.abort()
     if websocket is None:

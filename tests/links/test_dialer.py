@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 import pytest
+import structlog.testing
 import trio
 
 from meshd.ids import NodeId
@@ -11,9 +12,10 @@ from meshd.links.breaker import State
 from meshd.links.choice import Contender, preferred
 from meshd.links.events import AcceptFailed, DialFailed, FramesReceived, LinkDown, LinkUp
 from meshd.links.peer import Decision, PeerControl
-from meshd.transport.base import Address
+from meshd.transport.base import Address, Pin
+from meshd.transport.memory import MemoryConnection
 from meshd.transport.pipe import Rule
-from tests.links.world import Device, World, bundle, run
+from tests.links.world import Device, NamedTransport, World, bundle, run
 
 
 @asynccontextmanager
@@ -96,6 +98,33 @@ def test_websocket_follows_at_once_when_quic_is_refused() -> None:
             assert trio.current_time() - started < 0.2
             (failure,) = world.low.of(DialFailed)
             assert (failure.address, failure.code) == (both(world.high)[0], "E_UNREACHABLE")
+
+    run(body)
+
+
+class Breaking(NamedTransport):
+    """A library that meets what it does not expect."""
+
+    @asynccontextmanager
+    async def dial(self, address: Address, pin: Pin) -> AsyncIterator[MemoryConnection]:
+        async with super().dial(address, pin):
+            raise RuntimeError("not foreseen")
+        yield
+
+
+def test_a_defect_that_one_attempt_meets_ends_that_attempt_alone() -> None:
+    async def body() -> None:
+        world = World.make()
+        low = world.low
+        low.transports["quic"] = Breaking(world.network, low.host, low.identity.certificate, 1, "quic")
+        with structlog.testing.capture_logs() as logs:
+            async with dialing(world, *both(world.high)) as (_, nursery):
+                await world.high.listen(nursery, "quic", "websocket")
+                await low.until(lambda: low.live)
+        assert low.of(LinkUp)[0].transport == "websocket"
+        assert low.of(DialFailed)[0].code == "E_INTERNAL"
+        assert "not foreseen" in low.of(DialFailed)[0].reason
+        assert logs[0]["event"] == "dial-failed"
 
     run(body)
 

@@ -3,11 +3,12 @@
 import random
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
-from meshd.transport.base import TransportError
-from meshd.transport.serving import HalfOpen, HalfOpenLimits, Slot, deadline, plain_nursery
+from meshd.transport.base import Address, TransportError
+from meshd.transport.serving import HalfOpen, HalfOpenLimits, Slot, contained, deadline, plain_nursery
 
 LIMITS = HalfOpenLimits(per_address=2, total=8, kept=3)
 
@@ -104,3 +105,19 @@ def test_a_deadline_is_a_transport_error() -> None:
             await trio.sleep_forever()
 
     trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_opens_a_connection_fails_alone() -> None:
+    remote = Address("websocket", "192.0.2.1", 1)
+    with structlog.testing.capture_logs() as logs:
+        with contained("websocket", remote):
+            raise TransportError("too many")
+        with contained("websocket", remote):
+            raise ExceptionGroup("tasks", [UnicodeError("no ASCII")])
+        with pytest.raises(KeyboardInterrupt), contained("websocket", remote):
+            raise KeyboardInterrupt
+    assert [(log["event"], log["log_level"]) for log in logs] == [
+        ("connection.refused", "info"),
+        ("connection.failed", "error"),
+    ]
+    assert logs[0]["reason"] == "too many"
