@@ -25,6 +25,7 @@ class Candidate:
     Args:
         source: one of SOURCES.
         last_error: of the last attempt, when it failed.
+        is_outdated: the peer has since announced others on that network, or somebody has in its name.
     """
 
     address: Address
@@ -32,6 +33,7 @@ class Candidate:
     last_error: str | None = None
     last_tried: float | None = None
     last_success: float | None = None
+    is_outdated: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +110,7 @@ def preferred(links: Sequence[Contender]) -> Contender:
 def _key(candidate: Candidate, near: bool, now: float) -> tuple[object, ...]:
     return (
         _failed_lately(candidate, now),
+        candidate.is_outdated,
         not near,
         candidate.last_success is None,
         transport_rank(candidate.address.transport),

@@ -135,18 +135,20 @@ class PeerControl:
         """Addresses were heard of, from one of ``choice.SOURCES``. News earns one early probe.
 
         A device announces all that it has on a network: other addresses there that were not written down by a
-        person are its old ones, and forgotten.
+        person are its old ones. They come last, and are forgotten when they fail: not at once, as a stranger who
+        has heard an announcement can repeat it with addresses of his own.
         """
         before = dict(self._candidates)
         addresses = tuple(addresses)
         if source == "mdns":
-            self._forget_contradicted(addresses)
+            self._doubt_contradicted(addresses)
         for address in addresses:
             if address.transport not in self._transports:
                 continue
             known = before.get(address) or Candidate(address=address, source=source)
             trusted = min(known.source, source, key=SOURCES.index)
-            self._candidates[address] = attrs.evolve(known, source=trusted)
+            is_outdated = known.is_outdated and source not in ("mdns", "static")  # a card may be old itself
+            self._candidates[address] = attrs.evolve(known, source=trusted, is_outdated=is_outdated)
         self._bound_candidates(now)
         # What speaks on the network now is news even at a known address: the peer may just have started.
         if source == "mdns" or self._candidates.keys() - before.keys():
@@ -263,6 +265,8 @@ class PeerControl:
         self._last_error = f"{address}: {reason}"
         if (candidate := self._candidates.get(address)) is not None:
             self._candidates[address] = attrs.evolve(candidate, last_error=reason, last_tried=now)
+            if candidate.is_outdated:
+                del self._candidates[address]
         self._changed.set()
 
     def dial_won(self, address: Address, up: LinkUp, now: float) -> None:
@@ -270,7 +274,9 @@ class PeerControl:
         if self._step.decision is Decision.DIALING:
             self._breaker.dial_succeeded(now)
         if (candidate := self._candidates.get(address)) is not None:
-            self._candidates[address] = attrs.evolve(candidate, last_error=None, last_tried=now, last_success=now)
+            self._candidates[address] = attrs.evolve(
+                candidate, last_error=None, last_tried=now, last_success=now, is_outdated=False
+            )
         self._add_link(up, now)
 
     def dial_ended(self, outcome: DialOutcome, now: float) -> None:
@@ -324,13 +330,13 @@ class PeerControl:
             elif not self._links:
                 self._breaker.lost(now)
 
-    def _forget_contradicted(self, announced: Collection[Address]) -> None:
+    def _doubt_contradicted(self, announced: Collection[Address]) -> None:
         places = {(address.transport, home_of(address, self._networks)) for address in announced}
         for address, candidate in list(self._candidates.items()):
             home = home_of(address, self._networks)
             is_other = address not in announced and candidate.source != "static"
             if home is not None and is_other and (address.transport, home) in places:
-                del self._candidates[address]
+                self._candidates[address] = attrs.evolve(candidate, is_outdated=True)
 
     def _hurry(self, now: float) -> None:
         """Dial soon, unless that is about to happen anyway."""

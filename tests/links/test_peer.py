@@ -276,7 +276,7 @@ def test_many_who_hear_of_one_device_do_not_all_dial_it_at_once() -> None:
     assert all(sum(at <= start < at + 0.5 for start in starts) <= 15 for at in (0.0, 0.5, 1.0, 2.0, 4.0))
 
 
-def test_what_is_announced_no_more_on_a_network_is_forgotten() -> None:
+def test_what_is_announced_no_more_on_a_network_comes_last_and_is_forgotten_when_it_fails() -> None:
     it = control()
     lan = LocalNetwork(interface="eth0", network=ipaddress.ip_network("10.0.0.0/24"))
     it.networks_changed([lan], 0.0)
@@ -287,9 +287,31 @@ def test_what_is_announced_no_more_on_a_network_is_forgotten() -> None:
     it.candidates_seen([old], "mdns", 1.0)
     it.dial_won(old, link(1, dialed=True), 1.0)
     it.candidates_seen([new], "mdns", 100.0)
-    assert {c.address for c in it.statistics(100.0).candidates} == {new, elsewhere, written}
+    it.candidates_seen([old, elsewhere], "card", 100.5)  # an old one, which somebody still has
+    assert [c.address for c in it.statistics(101.0).candidates] == [written, new, elsewhere, old]
     it.candidates_seen([Address("websocket", "10.0.0.10", 7843)], "mdns", 101.0)
-    assert new in {c.address for c in it.statistics(101.0).candidates}
+    assert [c.address.host for c in it.statistics(101.0).candidates if c.is_outdated] == [old.host]
+    it.attempt_failed(new, "no answer", 102.0)
+    it.attempt_failed(old, "no answer", 102.0)
+    assert {c.address for c in it.statistics(102.0).candidates if c.address.transport == "quic"} == {
+        new,
+        elsewhere,
+        written,
+    }
+
+
+def test_a_stranger_that_repeats_an_announcement_makes_nobody_forget_where_a_device_is() -> None:
+    it = control()
+    it.networks_changed([LocalNetwork(interface="eth0", network=ipaddress.ip_network("10.0.0.0/24"))], 0.0)
+    real, forged = Address("quic", "10.0.0.2", 7843), Address("quic", "10.0.0.66", 7843)
+    it.candidates_seen([real], "mdns", 0.0)
+    it.candidates_seen([forged], "mdns", 1.0)
+    dialed = it.next_step(2.0).candidates
+    assert [candidate.address for candidate in dialed] == [forged, real]
+    it.attempt_failed(forged, "certificate refused", 2.0)
+    it.dial_won(real, link(1, dialed=True), 2.0)
+    it.candidates_seen([forged], "card", 3.0)
+    assert [c.address for c in it.statistics(3.0).candidates] == [real, forged]
 
 
 def test_no_flood_of_announcements_pushes_out_what_a_person_wrote_down() -> None:
