@@ -39,6 +39,9 @@ RESOLVE_LIMIT_MS = 3000
 MAX_RESOLVING = 16
 """Announcements that came without all their records, asked for at a time; more are dropped."""
 
+MAX_LABEL_BYTES = 63
+"""RFC 1035 section 2.3.4."""
+
 log = get_logger(__name__)
 
 
@@ -179,6 +182,10 @@ class Responder:
         instance = name.removesuffix(f".{service_type}")
         if instance == session.label:
             return
+        if any(len(label.encode()) > MAX_LABEL_BYTES for label in name.split(".")):
+            # Bad UTF-8 grows where it is replaced. Each query names what is known, so none could be written any more.
+            self._loop.call_soon(_forget, zeroconf, service_type, name)
+            return
         if state_change.name == "Removed":
             self._deliver(Lost(session.presence.interface, instance))
             return
@@ -213,6 +220,12 @@ def _service(presence: Presence, label: str) -> AsyncServiceInfo:
         server=f"{label}.local.",
         addresses=[ipaddress.ip_address(host).packed for host in presence.hosts],
     )
+
+
+def _forget(responder: zeroconf.Zeroconf, service_type: str, name: str) -> None:
+    """Take a name out of what is known. Runs in the loop."""
+    while (record := responder.cache.current_entry_with_name_and_alias(service_type, name)) is not None:
+        responder.cache.async_remove_records([record])
 
 
 def _bind_to_interface(responder: AsyncZeroconf, interface: str) -> None:

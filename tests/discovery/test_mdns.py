@@ -225,6 +225,39 @@ def announcement(instance: bytes, txt: bytes) -> bytes:
     return head + b"".join(name + struct.pack(">HHIH", kind, 1, 120, len(data)) + data for name, kind, data in records)
 
 
+async def hear_query(ear: socket.socket) -> None:
+    """Wait until somebody asks for our service."""
+    data = b""
+    while b"_meshd" not in data or data[2] & 0x80:
+        await trio.lowlevel.wait_readable(ear)
+        data = ear.recv(9000)
+
+
+def test_a_name_that_no_query_can_hold_keeps_nobody_from_asking(caplog: pytest.LogCaptureFixture) -> None:
+    group = socket.inet_aton("224.0.0.251")
+    poison = announcement(b"\xff" * 63, b"")
+
+    async def main() -> None:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+        ):
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                ear.setsockopt(socket.SOL_SOCKET, option, 1)
+            ear.bind(("224.0.0.251", 5353))
+            ear.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + socket.inet_aton("127.0.0.1"))
+            ear.setblocking(False)
+            stranger.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+            with trio.fail_after(LIMIT_S):
+                async with device(ALICE, BOB):
+                    for _ in range(3):  # at once, after 1 s and after 5 s
+                        await hear_query(ear)
+                        stranger.sendto(poison, ("224.0.0.251", 5353))
+
+    trio.run(main)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_hostile_announcements_harm_nobody(caplog: pytest.LogCaptureFixture) -> None:
     good = b"\3v=1\x0as=saltsalt\x0at=tagtagta\4q=70"
     hostile = [
@@ -234,6 +267,7 @@ def test_hostile_announcements_harm_nobody(caplog: pytest.LogCaptureFixture) -> 
         announcement(b"ports", good + b"\7w=99999"),
         announcement(b"\xff\xfe\0 .\r\n", good),
         announcement(b"x" * 63, good + b"\0\0=\0"),
+        announcement(b"\xff" * 63, good),
         announcement(b"", good),
         announcement(b"cut", good)[:-7],
         *[announcement(b"flood-%d" % number, good) for number in range(100)],
