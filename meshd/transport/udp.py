@@ -27,7 +27,9 @@ _READS_PER_WAKEUP = 16
 _CONTROL_BYTES = socket.CMSG_SPACE(64)
 _SIZE = struct.Struct("=H")
 _GRO_SIZE = struct.Struct("=i")
-_NO_OFFLOAD = frozenset({errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
+_NO_OFFLOAD = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
+_NOT_THERE = frozenset({errno.EINVAL, errno.EMSGSIZE})
+"""What the kernel says of one target: the path is too narrow, or the port is 0. Anybody can have such an address."""
 
 
 class UdpSocket:
@@ -135,7 +137,7 @@ class UdpSocket:
                 if control and error.errno in _NO_OFFLOAD:
                     self._offload = False
                     return await self._send_singly(batch, target)
-                if control and error.errno == errno.EMSGSIZE:
+                if control and error.errno in _NOT_THERE:
                     return await self._send_singly(batch, target)
                 # What an earlier datagram met is reported by the next call, which then sends nothing.
                 self.was_refused = True

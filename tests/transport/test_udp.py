@@ -95,3 +95,18 @@ def test_runs_are_what_the_kernel_takes(datagrams: list[bytes]) -> None:
         assert sum(map(len, batch)) <= 65_507
         assert {len(data) for data in batch[:-1]} <= {len(batch[0])}
         assert len(batch[-1]) <= len(batch[0])
+
+
+def test_a_target_that_takes_no_batches_costs_the_others_nothing() -> None:
+    async def main() -> None:
+        sender, receiver = UdpSocket("127.0.0.1", 0), UdpSocket("127.0.0.1", 0)
+        failure = await sender.send([(b"x" * 1200, ("127.0.0.1", 0))] * 2)
+        assert failure is not None
+        assert failure.errno == errno.EINVAL
+        assert sender._offload
+        assert await sender.send([(b"y" * 1200, ("127.0.0.1", receiver.address.port))] * 2) is None
+        assert await receive_all(receiver, 2) == [b"y" * 1200] * 2
+        sender.close()
+        receiver.close()
+
+    trio.run(main)
