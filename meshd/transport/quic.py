@@ -152,7 +152,7 @@ class QuicTransport:
         if header.version not in self._configuration.supported_versions:
             await udp.send([(self._negotiate_version(header), source)])
         elif header.packet_type is QuicPacketType.INITIAL:
-            if self._half_open.is_crowded and not header.token:
+            if not header.token and self._half_open.wants_proof(to_address(self.name, source).host):
                 await udp.send([(self._retry(header, source), source)])
             else:
                 return self._accept(header, source, udp, handler, nursery)
@@ -198,7 +198,7 @@ class QuicTransport:
                 return None
             retried = header.destination_cid
         scope = trio.CancelScope()
-        slot = self._half_open.enter(to_address(self.name, source).host, scope)
+        slot = self._half_open.enter(to_address(self.name, source).host, scope, proven=retried is not None)
         if slot is None:
             return None
         quic = aioquic_connection.QuicConnection(
@@ -229,6 +229,7 @@ class QuicTransport:
                     with deadline(self._limits.deadline):
                         await connection.opened.wait()
                     connection.check()
+                    self._half_open.prove(slot)
                     await run_handler(handler, connection)
             finally:
                 self._half_open.leave(slot)

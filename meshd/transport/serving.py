@@ -56,6 +56,7 @@ class HalfOpen:
         self._rng = rng
         self._slots: dict[Slot, None] = {}  # a dict, for its order: the same rng evicts the same one
         self._by_host: Counter[str] = Counter()
+        self._unproven: set[Slot] = set()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -65,13 +66,21 @@ class HalfOpen:
         """Whether half the places are taken: time to ask strangers for a proof of their address."""
         return 2 * len(self._slots) >= self._limits.total
 
-    def enter(self, host: str, scope: trio.CancelScope) -> Slot | None:
+    def wants_proof(self, host: str) -> bool:
+        """Whether to ask whoever seems to be at ``host`` for a proof of that: there, or in all, much is taken."""
+        return self.is_crowded or self._by_host[host] >= self._limits.per_address
+
+    def enter(self, host: str, scope: trio.CancelScope, *, proven: bool = True) -> Slot | None:
         """Give a new connection a place, or None when its address has its share already.
 
+        One that has ``proven`` its address takes the place of one that has not, and may be anybody's.
         When all places are taken, a random other stranger is cancelled.
         """
         if self._by_host[host] >= self._limits.per_address:
-            return None
+            claimed = [slot for slot in self._slots if slot.host == host and slot in self._unproven]
+            if not (proven and claimed):
+                return None
+            self._evict(claimed)
         known = host in self._remembered()
         strangers = [slot for slot in self._slots if not slot.remembered]
         if len(self._slots) >= self._limits.total:
@@ -81,13 +90,20 @@ class HalfOpen:
         slot = Slot(host, known, scope)
         self._slots[slot] = None
         self._by_host[host] += 1
+        if not proven:
+            self._unproven.add(slot)
         return slot
+
+    def prove(self, slot: Slot) -> None:
+        """The connection's handshake has shown that it is where it says."""
+        self._unproven.discard(slot)
 
     def leave(self, slot: Slot) -> None:
         """The connection has been authenticated, or is gone. May be called twice."""
         if slot not in self._slots:
             return
         del self._slots[slot]
+        self._unproven.discard(slot)
         self._by_host[slot.host] -= 1
         if not self._by_host[slot.host]:
             del self._by_host[slot.host]

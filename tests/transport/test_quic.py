@@ -201,6 +201,21 @@ def test_many_strangers_are_asked_for_a_proof_of_their_address() -> None:
     run("quic", body)
 
 
+def test_nobody_takes_the_places_of_an_address_that_he_only_claims() -> None:
+    async def body() -> None:
+        async with serving(echo, limits=HalfOpenLimits(deadline=15)) as (client, address):
+            with await udp() as bare:
+                for _ in range(HalfOpenLimits().per_address):
+                    await bare.sendto(first_datagram(), target(address))
+                    await bare.recv(65_536)
+                with trio.fail_after(3):
+                    async with client.dial(address, SERVER.pin) as connection:
+                        await connection.send([b"really here"])
+                        assert await collect(connection, 1) == [b"really here"]
+
+    run("quic", body)
+
+
 def configuration() -> QuicConfiguration:
     known = QuicConfiguration(alpn_protocols=["meshd/1"], server_name=SERVER.name)
     known.load_verify_locations(cadata=SERVER.pem)

@@ -36,6 +36,22 @@ def test_an_address_has_its_share_and_no_more() -> None:
     assert enter(half_open, "a") != [None]
 
 
+def test_who_has_proven_its_address_takes_the_place_of_whoever_claims_it() -> None:
+    half_open = HalfOpen(LIMITS, frozenset, random.Random(0))
+    claims = [half_open.enter("a", trio.CancelScope(), proven=False) for _ in range(2)]
+    assert half_open.wants_proof("a")
+    assert not half_open.wants_proof("b")
+    assert half_open.enter("a", trio.CancelScope(), proven=False) is None
+    assert claims[0] is not None
+    half_open.prove(claims[0])
+    real = half_open.enter("a", trio.CancelScope())
+    assert real is not None
+    assert cancelled(claims) == ["a"]
+    assert claims[1] not in half_open._slots
+    assert half_open.enter("a", trio.CancelScope()) is None
+    assert len(half_open) == 2
+
+
 def test_strangers_push_out_strangers_and_never_take_the_kept_places() -> None:
     half_open = HalfOpen(LIMITS, lambda: {"friend", "mate"}, random.Random(0))
     strangers = enter(half_open, *"abcde")
