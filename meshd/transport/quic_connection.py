@@ -1,6 +1,7 @@
 """One QUIC connection as a pipe of frames: two streams for the two lanes, each with a window of its own.
 
-aioquic buffers without measure, so each lane's receiver grants what it has room for (see lanes)."""
+aioquic buffers without measure, so each lane's receiver grants what it has room for (see lanes).
+"""
 
 import enum
 import math
@@ -13,13 +14,7 @@ from aioquic.quic import events
 from meshd.errors import RemoteProtocolError
 from meshd.logs import get_logger
 from meshd.transport.base import Address, Lane, TransportError
-from meshd.transport.framing import (
-    BATCH_BYTES,
-    INITIAL_LIMIT,
-    encode_batches,
-    encode_grant,
-    oversized,
-)
+from meshd.transport.framing import BATCH_BYTES, INITIAL_LIMIT, encode_batches, encode_grant, oversized
 from meshd.transport.lanes import INITIAL_WINDOW_BYTES, LaneWindow
 from meshd.transport.sockets import SockAddr, to_address
 from meshd.transport.udp import UdpSocket
