@@ -123,11 +123,27 @@ def require_same_version(*, daemon: Hello, client: Hello) -> None:
 
 
 def encode_request(request_id: int, op: str, arguments: dict[str, Any]) -> bytes:
-    """A framed request. Raises MeshdError(E_TOO_LARGE) when it is over the frame limit."""
+    """A framed request. Raises MeshdError: E_TOO_LARGE when it is over the frame limit, E_USAGE for no plain data."""
+    for name, value in arguments.items():
+        if not _is_plain(value):
+            raise MeshdError("E_USAGE", f"{op}: argument {name!r} is nothing that can be sent: {value!r:.60}.")
     data = frame([request_id, op, arguments])
     if len(data) > MAX_FRAME_BYTES + _LENGTH_BYTES:
         raise MeshdError("E_TOO_LARGE", f"A request of {len(data)} bytes; the limit is {MAX_FRAME_BYTES}.")
     return data
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the daemon can read it: what CBOR has tags for (a date, a very large number) ends the connection."""
+    if isinstance(value, bytes | bytearray):
+        return True
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, int):
+        return -(2**64) <= value < 2**64
+    if isinstance(value, dict):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else value is None or isinstance(value, float)
 
 
 def decode_request(data: bytes) -> tuple[int, str, dict[str, Any]]:

@@ -14,9 +14,6 @@ from meshd.client.sockets import candidates, explain
 from meshd.client.subscription import Subscription
 from meshd.errors import MeshdError
 
-_CLOSE_S = 1
-"""How long what was asked last may take to be sent when the connection closes."""
-
 
 class Client:
     """A connection to the daemon of this device, for many tasks at once. Made by :func:`connect`."""
@@ -53,7 +50,7 @@ class Client:
             priority: critical, high, normal or bulk.
             lifetime: seconds; None for the daemon's default.
             wait: accepted (on disk here), sent, delivered or consumed.
-            key: makes a repeated send harmless: the first one's answer is given again.
+            key: makes a repeated send harmless: it gets the first one's id, once that has reached ``wait``.
             headers: small text values for the receiver.
             reply_to: the service on this device that answers should go to.
 
@@ -196,8 +193,7 @@ async def connect(socket: str | None = None) -> AsyncIterator[Client]:
     connection = Connection(stream)
     failure: Exception | None = None
     async with stream, anyio.create_task_group() as tasks:
-        tasks.start_soon(connection.run_reader)
-        tasks.start_soon(connection.run_writer)
+        tasks.start_soon(connection.run)
         try:
             await connection.greeted.wait()
             if connection.failure is not None:
@@ -205,10 +201,8 @@ async def connect(socket: str | None = None) -> AsyncIterator[Client]:
             yield Client(connection)
         except Exception as error:
             failure = error  # raised below, so that callers don't get it inside a group of one
-        with anyio.move_on_after(_CLOSE_S, shield=True):
-            await connection.drained()
-        connection.fail(MeshdError("E_NO_DAEMON", "This client is closed."))
-        tasks.cancel_scope.cancel()
+        finally:
+            await connection.close(MeshdError("E_NO_DAEMON", "This client is closed."))
     if failure is not None:
         raise failure
 

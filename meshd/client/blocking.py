@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from meshd.api import protocol
-from meshd.api.arguments import MAX_ACK_RANGES
+from meshd.api.arguments import MAX_ACK_RANGES, MAX_CREDIT
 from meshd.client.delivery import Batch, Delivery, Spans, each, read_batch
 from meshd.client.session import GREETING, Session, lost, outcome_unknown, unknown_operation
 from meshd.client.sockets import find_socket, open_socket
@@ -183,7 +183,8 @@ class Client:
 
         Raises MeshdError(E_TIMEOUT) when none comes for ``timeout`` seconds.
         """
-        with self.subscribe(service, consumer, credit=count) as subscription:
+        credit = None if count is None or count > MAX_CREDIT else count
+        with self.subscribe(service, consumer, credit=credit) as subscription:
             for _ in range(count) if count is not None else itertools.count():
                 delivery = subscription.next(timeout)
                 yield delivery
@@ -221,6 +222,9 @@ class Client:
             raise self._fail(MeshdError("E_TIMEOUT", "meshd did not take the request in time.")) from error
         except OSError as error:
             raise self._fail(self._last_words(lost())) from error
+        except BaseException:  # of a signal's handler, perhaps in the middle of a frame: the next would be part of it
+            self._fail(lost())
+            raise
 
     def _read(self, deadline: float | None) -> None:
         """Wait for bytes and file the answers in them."""
@@ -245,6 +249,9 @@ class Client:
                     answers.append((kind, value))
         except MeshdError as error:
             raise self._fail(error) from error.__cause__
+        except BaseException:  # of a signal's handler: which answers are filed is unknown
+            self._fail(lost())
+            raise
 
     def _last_words(self, error: MeshdError) -> MeshdError:
         """Why the daemon closed, when it said so before our write failed."""
@@ -330,8 +337,10 @@ class Subscription:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._client._failure is None:
-            self.flush()
-            self._stream.cancel()
+            try:
+                self.flush()
+            finally:
+                self._stream.cancel()
 
     def __iter__(self) -> "Iterator[Delivery[Subscription]]":
         while True:

@@ -15,9 +15,15 @@ from meshd.api import protocol
 from meshd.client.session import GREETING, Session, lost
 from meshd.errors import MeshdError
 
+_CLOSE_S = 1
+"""How long what was asked last may take to be sent when the connection closes."""
+
 _READ_BYTES = 256 * 1024
 _WRITE_BYTES = 1024 * 1024
 """The writer stops gathering requests at this size, and sends."""
+
+_MOST_PATIENT = protocol.MAX_IN_FLIGHT - 128
+"""Requests in flight at which patient sources wait: else nobody could acknowledge what these may be waiting for."""
 
 
 class Waiter(Protocol):
@@ -36,6 +42,10 @@ class Waiter(Protocol):
 class Source(Protocol):
     """Something with a request to make."""
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether its answer may take as long as a message travels."""
+
     def issue(self) -> None:
         """Make one request, if there still is one; ready again when there are more."""
 
@@ -44,7 +54,7 @@ class Source(Protocol):
 
 
 class Connection:
-    """One connection to the daemon; ``run_reader`` and ``run_writer`` are its two tasks."""
+    """One connection to the daemon; ``run`` is its task."""
 
     def __init__(self, stream: SocketStream) -> None:
         self.session = Session()
@@ -53,6 +63,9 @@ class Connection:
         self._stream = stream
         self._waiters: dict[int, Waiter] = {}
         self._ready: deque[Source] = deque()
+        self._patient: deque[Source] = deque()
+        """Sources that were ready when too many of their kind were in flight."""
+        self._scope = anyio.CancelScope(shield=True)
         self._out: list[bytes] = [GREETING]
         self._out_bytes = len(GREETING)
         self._wake = anyio.Event()
@@ -67,9 +80,13 @@ class Connection:
         self._ready.append(source)
         self._rouse()
 
-    def request(self, op: str, arguments: dict[str, Any], waiter: Waiter) -> int:
-        """Make a request, from within ``issue``; returns its id. Raises MeshdError(E_TOO_LARGE)."""
-        request_id, data = self.session.request(op, arguments)
+    def request(self, op: str, arguments: dict[str, Any], waiter: Waiter) -> int | None:
+        """Make a request, from within ``issue``; returns its id, or None when it can't be made: the waiter knows."""
+        try:
+            request_id, data = self.session.request(op, arguments)
+        except MeshdError as error:  # its own fault: what others ask goes on
+            waiter.on_failure(error, lost=False)
+            return None
         self._waiters[request_id] = waiter
         self._push(data)
         return request_id
@@ -94,7 +111,21 @@ class Connection:
         if self._idle.is_set():
             self._idle = anyio.Event()
 
-    # --- the two tasks ----------------------------------------------------------------------
+    # --- its tasks --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read and write until ``close``; also when the app is cancelled, which may have acks to hand over then."""
+        with self._scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.run_reader)
+                tasks.start_soon(self.run_writer)
+
+    async def close(self, error: MeshdError) -> None:
+        """End the tasks, after a moment for what was asked last; who still waits gets ``error``."""
+        with anyio.move_on_after(_CLOSE_S, shield=True):
+            await self._drained()
+        self.fail(error)
+        self._scope.cancel()
 
     async def run_reader(self) -> None:
         """Hand out replies until the connection ends; then everybody who waits learns why."""
@@ -122,15 +153,15 @@ class Connection:
             waiter.on_failure(value, lost=False)
         else:
             waiter.on_result(value)
-        if self._ready:
+        if self._ready or self._patient:
             self._wake.set()
 
     async def run_writer(self) -> None:
         """Send what sources ask, as much at once as has gathered, until the connection ends."""
         try:
             while True:
-                while self._ready and len(self._waiters) < protocol.MAX_IN_FLIGHT and self._out_bytes < _WRITE_BYTES:
-                    self._ready.popleft().issue()
+                while self._out_bytes < _WRITE_BYTES and (source := self._next_source()) is not None:
+                    source.issue()
                 if self._out:
                     data = b"".join(self._out)
                     self._out.clear()
@@ -144,7 +175,19 @@ class Connection:
             # The reader still has what the daemon said last, and then finds the end itself.
             return
 
-    async def drained(self) -> None:
+    def _next_source(self) -> Source | None:
+        """The one whose turn it is, if one may ask now."""
+        in_flight = len(self._waiters)
+        if self._patient and in_flight < _MOST_PATIENT:
+            return self._patient.popleft()
+        while self._ready and in_flight < protocol.MAX_IN_FLIGHT:
+            source = self._ready.popleft()
+            if in_flight < _MOST_PATIENT or not source.is_patient:
+                return source
+            self._patient.append(source)
+        return None
+
+    async def _drained(self) -> None:
         """Return when all that was asked so far is sent."""
         while self.failure is None and not self._idle.is_set():
             await self._idle.wait()
@@ -153,7 +196,9 @@ class Connection:
         """The connection is over: nobody waits any longer, and nothing can be asked."""
         self.failure = error
         waiters, self._waiters = list(self._waiters.values()), {}
-        sources, self._ready = list(self._ready), deque()
+        sources = [*self._patient, *self._ready]
+        self._patient.clear()
+        self._ready.clear()
         for waiter in waiters:
             waiter.on_failure(error, lost=True)
         for source in sources:

@@ -13,7 +13,6 @@ from meshd.api.arguments import MAX_PAYLOAD_BYTES, MAX_SEND_MESSAGES, check_mess
 from meshd.client.connection import Connection
 from meshd.client.session import lost, outcome_unknown
 from meshd.errors import MeshdError
-from meshd.wire.codec import ShapeError
 
 PlainMessage: TypeAlias = bytes | list[Any]
 """A message as a request carries it: its payload, or a list of payload, headers, reply-to."""
@@ -46,7 +45,7 @@ def plain_message(payload: bytes, headers: dict[str, str] | None, reply_to: str 
     message = [payload, headers or {}, reply_to] if headers or reply_to else payload
     try:
         check_message(message)
-    except ShapeError as error:
+    except ValueError as error:  # a ShapeError, or text that is half a character
         raise MeshdError("E_USAGE", f"send: {error}.") from error
     return message
 
@@ -62,6 +61,7 @@ class Call:
         self._done = anyio.Event()
         self._value: Any = None
         self._error: MeshdError | None = None
+        self.is_patient = op == "await" or arguments.get("wait", "accepted") != "accepted"
 
     async def answer(self) -> Any:
         """Ask, and wait for the answer. Cancelled, the daemon is told to forget the request."""
@@ -80,10 +80,7 @@ class Call:
     def issue(self) -> None:
         if self._done.is_set():  # cancelled before its turn
             return
-        try:
-            self._id = self._connection.request(self._op, self._arguments, self)
-        except MeshdError as error:
-            self.on_failure(error, lost=False)
+        self._id = self._connection.request(self._op, self._arguments, self)
 
     def on_item(self, value: Any) -> None:
         """Calls have no items; a daemon that sends some says nothing that was asked for."""
@@ -121,6 +118,7 @@ class Together:
         self._waiting: deque[_Parcel] = deque()
         self._in_ready = False
         self._requests = 0
+        self.is_patient = False
 
     @property
     def idle(self) -> bool:
@@ -172,6 +170,7 @@ class Together:
 
     def on_failure(self, error: MeshdError, *, lost: bool) -> None:
         """Nothing of what waits was sent."""
+        self._in_ready = False
         parcels, self._waiting = self._waiting, deque()
         _fail(parcels, error)
 
@@ -226,6 +225,7 @@ class Publisher:
         self._error: MeshdError | None = None
         self._refused = 0
         self._moved = anyio.Event()
+        self.is_patient = arguments["wait"] != "accepted"
 
     async def __aenter__(self) -> "Publisher":
         return self
@@ -246,6 +246,9 @@ class Publisher:
             message = plain_message(payload, headers, reply_to)
         else:
             message = payload
+        if self._open_messages % _BREATH == _BREATH - 1:
+            # A sender that never waits would keep the writer from its turn until the window is full.
+            await anyio.lowlevel.checkpoint()
         while self._open_messages >= self._window_messages or self._open_bytes >= self._window_bytes:
             await self._move()
         if self._error is not None:
@@ -256,9 +259,6 @@ class Publisher:
         self._waiting.append(message)
         self._open_messages += 1
         self._open_bytes += len(payload)
-        if self._open_messages % _BREATH == 0:
-            # A sender that never waits would keep the writer from its turn until the window is full.
-            await anyio.lowlevel.checkpoint()
 
     async def flush(self) -> None:
         """Return when every message so far has its answer: accepted, or what ``wait`` asked for.
@@ -313,6 +313,7 @@ class Publisher:
         self._moved.set()
 
     def on_failure(self, error: MeshdError, *, lost: bool) -> None:
+        self._in_ready = False
         self._drop_waiting(error)
         self._moved.set()
 

@@ -24,7 +24,7 @@ class Session:
         self.daemon: protocol.Hello | None = None
 
     def request(self, op: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
-        """A new request's id and bytes. Raises MeshdError(E_TOO_LARGE)."""
+        """A new request's id and bytes. Raises MeshdError: E_TOO_LARGE, E_USAGE for what is no plain data."""
         self._last_id += 1
         return self._last_id, protocol.encode_request(self._last_id, op, arguments)
 

@@ -143,7 +143,10 @@ class Subscription:
 
     async def _settle(self) -> None:
         while (self._ack_in_flight or self._acks or self._nacks or self._up_to) and self._ack_error is None:
-            await self._move()
+            if self._connection.failure is not None:
+                self._ack_error = self._connection.failure
+            else:
+                await self._move()
 
     async def reply(self, device: str, service: str, message: bytes | list[Any]) -> SendResult:
         """Send ``message`` to a device's service over the same connection."""
@@ -155,6 +158,11 @@ class Subscription:
         await self._moved.wait()
 
     # --- as a source of requests, and the one who waits for them ----------------------------
+
+    @property
+    def is_patient(self) -> bool:
+        """Acks are answered soon, and others may be waiting for them."""
+        return False
 
     def _wake_writer(self) -> None:
         if not self._in_ready:
@@ -171,8 +179,11 @@ class Subscription:
     def issue(self) -> None:
         self._in_ready = False
         if self._id is None:
-            arguments = {**self._arguments, "credit": self._window.grant(_BUFFER_BYTES)}
-            self._id = self._connection.request("subscribe", arguments, self)
+            if self._end is None:  # else it was left before its turn: nobody would give the lease back
+                arguments = {**self._arguments, "credit": self._window.grant(_BUFFER_BYTES)}
+                self._id = self._connection.request("subscribe", arguments, self)
+            if self._id is None:
+                return
         if self._credit:
             self._connection.tell("credit", {"subscription": self._id, "messages": self._credit})
             self._credit = 0

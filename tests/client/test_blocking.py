@@ -1,19 +1,25 @@
 """The blocking client against a daemon in another thread."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from meshd.api import protocol
+from meshd.api.arguments import MAX_CREDIT
 from meshd.client.blocking import Client
+from meshd.client.delivery import Batch
 from meshd.errors import MeshdError
-from meshd.ids import Priority
+from meshd.ids import BundleRef, Priority
 from meshd.node import requests
+from tests.api.node import SOURCE
 from tests.client.served import served
 
 
@@ -151,6 +157,58 @@ def test_garbage_batches_are_refused(tmp_path: Path) -> None:
         next(client.receive(count=1))
     assert caught.value.code == "E_UNSUPPORTED"
     thread.join(10)
+
+
+def test_after_an_interrupted_write_nothing_is_added_to_half_a_request(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a large request: what was written next became part of it."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(1)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with listener, ThreadPoolExecutor(1) as pool:
+            greeted = pool.submit(lambda: greet(listener.accept()[0]))
+            with Client(tmp_path / "s") as client, client.subscribe() as subscription:
+                subscription.ack(
+                    Batch(Priority.NORMAL, 0, 1, BundleRef(b""), SOURCE, "", 0, False, False, None, (b"",))
+                )
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with pytest.raises(KeyboardInterrupt):
+                    client.send("pi", bytes(2**20))
+                with pytest.raises(MeshdError) as caught:
+                    client.call("status")
+                assert caught.value.code == "E_NO_DAEMON"
+            with greeted.result(10) as daemon, daemon.makefile("rb") as stream:
+                written = stream.read()
+        assert b"send" in written
+        assert b"status" not in written
+        assert b"ack" not in written
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def greet(accepted: socket.socket) -> socket.socket:
+    accepted.sendall(protocol.encode_hello("0.1.0"))
+    return accepted
+
+
+def test_more_may_be_received_than_credit_can_be_given_at_once(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        client.send("pi", b"x")
+        assert next(client.receive(count=MAX_CREDIT + 1)).payload == b"x"
+
+
+def test_nonsense_leaves_the_connection_alone(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        for nonsense in (10**30, datetime.now(UTC), object(), {"a": {1}}, "\udc80"):
+            with pytest.raises(MeshdError) as caught:
+                client.call("status", {"at": nonsense})
+            assert caught.value.code == "E_USAGE"
+        client.call("status")
 
 
 def test_importing_it_does_not_import_an_event_loop() -> None:
