@@ -85,7 +85,8 @@ class _Accepting:
     journal: list[JournalEntry] = attrs.field(factory=list)
     stored: list[_Stored] = attrs.field(factory=list)
     flows: set[tuple[NodeId, Priority]] = attrs.field(factory=set)
-    followers: list[Follower] = attrs.field(factory=list)
+    followers: list[tuple[Follower, list[str]]] = attrs.field(factory=list)
+    """With the ids of the messages."""
     sessions: dict[bytes, Op] = attrs.field(factory=dict)
     """Roots that go to disk with this commit."""
 
@@ -277,7 +278,7 @@ class Acceptor:
             refs = {ref for ref, _, _ in submission.refs} if stage > Stage.ACCEPTED else set()
             follower = Follower(request, stage, {"ids": ids, "state": request.wait}, accepted=False, pending=refs)
             self._followers.follow(follower)
-            batch.followers.append(follower)
+            batch.followers.append((follower, ids))
             if request.key is not None:
                 expires_ms = turn.now_ms + TRACE_KEPT_MS
                 batch.ops.append(PutKey(request.principal, request.key, encode(ids), expires_ms))
@@ -296,9 +297,10 @@ class Acceptor:
             for session in batch.sessions:
                 self._outbox.session_stored(session)
             self._count(turn, batch)
-            for follower in batch.followers:
+            for follower, ids in batch.followers:
                 self._followers.accept(turn, follower)
-                self._answer_repeats(turn, follower, Result({**follower.answer, "state": "accepted"}))
+                for repeat in self._take_repeats(follower):
+                    self._followers.repeat(turn, repeat, ids)
             return frozenset()
         # The numbers are burnt. What was forwarded while the commit ran may still arrive: "unknown".
         for stored in batch.stored:
@@ -306,9 +308,10 @@ class Acceptor:
             self._outbox.burn(stored.draft, stored.row.service or "")
             count(turn.tally.turned_down, error, stored.row.messages)
         failure = MeshdError(error, f"The messages could not be stored: {reason}.")
-        for follower in batch.followers:
+        for follower, _ in batch.followers:
             self._followers.fail(turn, follower, failure)
-            self._answer_repeats(turn, follower, Failure(failure))
+            for repeat in self._take_repeats(follower):
+                turn.answer(repeat, Failure(failure))
         return batch.flows
 
     @staticmethod
@@ -319,8 +322,8 @@ class Acceptor:
             tally.content_bytes += stored.draft.content_bytes
             tally.packed_bytes += len(stored.draft.plaintext)
 
-    def _answer_repeats(self, turn: Turn, follower: Follower, reply: Result | Failure) -> None:
+    def _take_repeats(self, follower: Follower) -> list[Submit]:
         request = follower.request
-        if isinstance(request, Submit) and request.key is not None:
-            for repeat in self._keys.pop((request.principal, request.key), ()):
-                turn.answer(repeat, reply)
+        if not isinstance(request, Submit) or request.key is None:
+            return []
+        return self._keys.pop((request.principal, request.key), [])

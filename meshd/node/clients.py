@@ -74,9 +74,9 @@ class Listening:
 
 @attrs.frozen
 class _TraceRead:
-    """A look at the disk for one message; ``follower`` when it is for an Await."""
+    """A look at the disk for one message; ``follower`` when somebody waits for it to come further."""
 
-    request: Query | Await
+    request: Query | Await | Submit
     ref: BundleRef
     index: int
     follower: Follower | None = None
@@ -215,8 +215,10 @@ class Clients:
                 self._parts.mail.acceptor.repeat(repeat)
 
     def _answer_again(self, turn: Turn, request: Submit, answer: bytes) -> None:
-        ids = codec.decode(answer)
-        turn.answer(request, Result({"ids": ids, "state": "accepted"}))
+        """Answer a repeat with the first one's ids, once that has come as far as the repeat asks."""
+        follower = self._parts.mail.followers.repeat(turn, request, codec.decode(answer))
+        for ref in sorted(follower.pending):
+            self._read_trace(turn, _TraceRead(request, ref, 0, follower))
 
     # --- looking
 

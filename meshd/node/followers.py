@@ -5,7 +5,7 @@ import enum
 import attrs
 
 from meshd.errors import MeshdError
-from meshd.ids import BundleRef
+from meshd.ids import BundleRef, parse_message_id
 from meshd.node.requests import Await, Failure, Port, Result, Submit
 from meshd.node.turn import Turn
 
@@ -58,6 +58,15 @@ class Followers:
         """The follower's bundles are on disk."""
         follower.accepted = True
         self._answer_if_done(turn, follower)
+
+    def repeat(self, turn: Turn, request: Submit, ids: list[str]) -> Follower:
+        """A request asks again for what is on disk with these ids: it is told them when that is as far as it asks."""
+        stage = STAGES[request.wait]
+        refs = {parse_message_id(message_id)[0] for message_id in ids} if stage > Stage.ACCEPTED else set()
+        follower = Follower(request, stage, {"ids": ids, "state": request.wait}, accepted=True, pending=refs)
+        self.follow(follower)
+        self._answer_if_done(turn, follower)
+        return follower
 
     def reach(self, turn: Turn, ref: BundleRef, stage: Stage, reason: str | None = None) -> None:
         """The bundle has come to ``stage``."""

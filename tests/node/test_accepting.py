@@ -234,6 +234,52 @@ def test_repeats_of_a_submission_that_fails_fail_with_it_and_may_be_tried_again(
     assert a.result(a.send("d1", b"x", key="k"))["state"] == "accepted"
 
 
+@pytest.mark.parametrize("meanwhile", ["nothing", "crash", "commit"])
+def test_a_repeat_waits_for_the_state_that_it_asks_for(meanwhile: str) -> None:
+    world = World()
+    a, b = world.devices
+    a.is_store_held = meanwhile == "commit"
+    first = a.send("d1", b"x", bytes(100_000), key="k")
+    again = a.send("d1", b"x", bytes(100_000), key="k", wait="delivered")
+    a.is_store_held = False
+    world.pump()
+    ids = a.result(first)["ids"]
+    if meanwhile == "crash":
+        a.crash()
+        again = a.send("d1", b"x", bytes(100_000), key="k", wait="delivered")
+    assert a.replies(again) == []
+    world.connect(a, b)
+    assert a.result(again) == {"ids": ids, "state": "delivered"}
+    late = a.send("d1", b"x", bytes(100_000), key="k", wait="consumed")
+    assert a.replies(late) == []
+    reader = b.read()
+    reader.ack()
+    world.pump()
+    assert a.result(late) == {"ids": ids, "state": "consumed"}
+    assert len(reader.payloads) == 2
+    assert a.result(a.send("d1", b"x", key="k", wait="consumed"))["state"] == "consumed"
+
+
+def test_a_repeat_of_what_has_expired_is_told_so() -> None:
+    world = World()
+    a, _ = world.devices
+    a.send("d1", b"x", key="k", lifetime_ms=1000)
+    again = a.send("d1", b"x", key="k", wait="delivered")
+    world.advance(2)
+    assert a.code(again) == "E_EXPIRED"
+    assert a.code(a.send("d1", b"x", key="k", wait="delivered")) == "E_EXPIRED"
+
+
+def test_a_repeat_that_is_given_up_is_not_answered() -> None:
+    world = World()
+    a, b = world.devices
+    a.send("d1", b"x", key="k")
+    again = a.send("d1", b"x", key="k", wait="delivered")
+    a.cancel(again)
+    world.connect(a, b)
+    assert a.replies(again) == []
+
+
 def test_a_repeat_of_a_refused_request_is_refused_again() -> None:
     world = World()
     a, _ = world.devices
