@@ -18,7 +18,7 @@ from meshd.errors import MeshdError
 
 _BUFFER_BYTES = 8 * 1024 * 1024
 _LEAVE_S = 1
-"""How long leaving a subscription by an exception may take, to hand over the acks given before it."""
+"""How long leaving a subscription by an exception, or cancelled, may take, to hand over the acks given before it."""
 
 
 @attrs.define(eq=False)
@@ -75,10 +75,10 @@ class Subscription:
         try:
             if error is None:
                 await self.flush()
-            elif self._connection.failure is None:
+        finally:
+            if self._connection.failure is None:
                 with anyio.move_on_after(_LEAVE_S, shield=True):
                     await self._settle()
-        finally:
             if self._id is not None:
                 self._connection.give_up(self._id)
             self._end = self._end or MeshdError("E_USAGE", "The subscription has been left.")

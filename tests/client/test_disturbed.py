@@ -198,7 +198,10 @@ def test_sends_that_had_to_wait_for_others_go_on_when_these_are_given_up(tmp_pat
     with_client(body, tmp_path, backend)
 
 
-def test_cancelled_with_its_client_a_reader_still_hands_over_its_acks(tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize("is_leaving", [False, True])
+def test_cancelled_with_its_client_a_reader_still_hands_over_its_acks(
+    tmp_path: Path, backend: str, is_leaving: bool
+) -> None:
     async def main(daemon: Served) -> None:
         with anyio.CancelScope() as scope:
             async with meshd.client.connect(daemon.path) as client:
@@ -212,6 +215,8 @@ def test_cancelled_with_its_client_a_reader_still_hands_over_its_acks(tmp_path: 
                     messages.ack(second)  # while the first ack is under way
                     await aside(daemon.look, lambda node: node.gate.set())
                     scope.cancel()
+                    if not is_leaving:
+                        await messages.__anext__()
 
     with served(tmp_path) as daemon:
         anyio.run(main, daemon, backend=backend)
