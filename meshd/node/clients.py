@@ -248,9 +248,10 @@ class Clients:
         request, follower = read.request, read.follower
         if follower is not None and not follower.pending:
             return  # answered meanwhile
-        # Of what came from elsewhere the journal alone knows, and not how many messages it was.
-        is_no_message = record is not None and record.state is not None and read.index >= record.messages
-        if is_no_message or (record is None and follower is not None):
+        # Of what came from elsewhere the journal alone knows: not how many messages it was, nor what becomes of it.
+        is_ours = record is not None and record.state is not None
+        is_no_message = record is not None and is_ours and read.index >= record.messages
+        if is_no_message or (follower is not None and not is_ours):
             error = MeshdError("E_UNKNOWN_MESSAGE", "This device has no record of the message.")
             if follower is not None:
                 self._parts.mail.followers.fail(turn, follower, error)

@@ -614,3 +614,14 @@ def test_a_lost_receipt_that_tells_of_room_again_is_asked_for() -> None:
     world.advance(60)
     assert len(reader.payloads) == 5
     assert a.node.spool.messages == 0
+
+
+def test_what_came_from_elsewhere_cannot_be_waited_for() -> None:
+    world = World()
+    a, b = world.devices
+    world.connect(a, b)
+    [message_id] = a.result(a.send("d1", b"x"))["ids"]
+    assert b.code(b.wait_for(message_id, "delivered")) == "E_UNKNOWN_MESSAGE"
+    reader = b.read()
+    reader.ack()
+    assert b.code(b.wait_for(message_id, "consumed")) == "E_UNKNOWN_MESSAGE"
