@@ -31,6 +31,10 @@ MAX_QUEUED_BYTES = 16 * 1024 * 1024
 _STREAM_BYTES = 8 * 1024 * 1024
 """Credit is passed on as long as this much is not queued, so that a client that reads stays far below the limit."""
 
+_ROOM_BYTES = 2 * 1024 * 1024
+"""Mail on its way to one subscription. Credit counts messages, and large ones may follow small ones: what is granted
+by the size of those would be over any limit before the client has had the time to read it."""
+
 _OURS = protocol.Hello(protocol.PROTOCOL_VERSION, __version__)
 
 
@@ -51,6 +55,12 @@ class Connection:
         self._windows: dict[int, Window] = {}
         self._queue: list[bytes] = [protocol.encode_hello(__version__)]
         self._queued_bytes = len(self._queue[0])
+        self._mail: dict[int, int] = {}
+        """Bytes of messages that are queued, by subscription."""
+        self._mail_on_its_way: dict[int, int] = {}
+        """Of them, what the writer has taken; ``_mail`` is what it has not."""
+        self._read: dict[int, int] = {}
+        """What of its room a subscription has not been told to have back; little."""
         self._writer = trio.lowlevel.ParkingLot()
         self._finished = False
 
@@ -103,7 +113,8 @@ class Connection:
             if len(self._windows) >= protocol.MAX_SUBSCRIPTIONS:
                 raise MeshdError("E_BUSY", f"A client may have {protocol.MAX_SUBSCRIPTIONS} subscriptions.")
             window = self._windows[request_id] = Window(request.credit)
-            return attrs.evolve(request, credit=window.grant(_STREAM_BYTES - self._queued_bytes))
+            granted = attrs.evolve(request, credit=window.grant(_STREAM_BYTES - self._queued_bytes))
+            return attrs.evolve(granted, room_bytes=_ROOM_BYTES) if isinstance(granted, Subscribe) else granted
         if len(self._unanswered) >= protocol.MAX_IN_FLIGHT:
             raise MeshdError("E_BUSY", f"A client may have {protocol.MAX_IN_FLIGHT} requests without an answer.")
         self._unanswered.add(request_id)
@@ -114,6 +125,7 @@ class Connection:
         if request_id in self._unanswered:
             self._unanswered.remove(request_id)
             return True
+        self._read.pop(request_id, None)
         return self._windows.pop(request_id, None) is not None
 
     # --- out: what the client is sent -------------------------------------------------------
@@ -145,6 +157,7 @@ class Connection:
             return
         if window is not None:
             window.delivered(sum([_credit(element) for element in value]), len(data))
+            self._mail[request_id] = self._mail.get(request_id, 0) + sum([_mail_bytes(element) for element in value])
         self._push(data)
 
     def refuse(self, error: MeshdError) -> None:
@@ -156,7 +169,7 @@ class Connection:
             return
         self._queue.append(data)
         self._queued_bytes += len(data)
-        if self._queued_bytes > MAX_QUEUED_BYTES:
+        if self._queued_bytes > MAX_QUEUED_BYTES + sum(self._mail.values()) + sum(self._mail_on_its_way.values()):
             self.finish()
             self._queue.clear()
             self.overrun.cancel()
@@ -173,19 +186,32 @@ class Connection:
             await self._writer.park()
         data = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
         self._queue.clear()
+        self._mail_on_its_way, self._mail = self._mail, {}
         return data
 
     def written(self, size_bytes: int) -> list[Request]:
         """The client took so much: the credit that can be passed on now."""
         self._queued_bytes -= size_bytes
+        for subscription in self._mail_on_its_way.keys() & self._windows.keys():
+            self._read[subscription] = self._read.get(subscription, 0) + self._mail_on_its_way[subscription]
+        self._mail_on_its_way.clear()
         granted = [self._grant(subscription, window) for subscription, window in self._windows.items()]
         return [request for request in granted if request is not None]
 
     def _grant(self, subscription: int, window: Window) -> Request | None:
         messages = window.grant(_STREAM_BYTES - self._queued_bytes)
-        if messages <= 0:
+        room_bytes = self._read.get(subscription, 0)
+        if messages <= 0 and 2 * room_bytes < _ROOM_BYTES:  # by halves, not one by one
             return None
-        return AddCredit(port=self, id=0, principal=self.principal, subscription=subscription, messages=messages)
+        self._read.pop(subscription, None)
+        return AddCredit(
+            port=self,
+            id=0,
+            principal=self.principal,
+            subscription=subscription,
+            messages=messages,
+            room_bytes=room_bytes,
+        )
 
     def disconnected(self) -> Request:
         """What to tell the node when the client is gone."""
@@ -195,3 +221,8 @@ class Connection:
 def _credit(element: Any) -> int:
     """What one element of a stream takes of the credit: a batch its messages, an event one."""
     return 1 if isinstance(element, dict) else int(element[2])
+
+
+def _mail_bytes(element: Any) -> int:
+    """What one element of a stream takes of the room."""
+    return 0 if isinstance(element, dict) else len(element[10])

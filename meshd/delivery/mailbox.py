@@ -15,10 +15,9 @@ before a mailbox's first message; the run counter is committed anyway.)
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import attrs
-
 from meshd.delivery.consumers import Consumer, Cursor, Span
 from meshd.delivery.mailbox_effects import (
+    UNLIMITED_BYTES,
     Backlog,
     Consumed,
     ConsumerExpired,
@@ -30,7 +29,7 @@ from meshd.delivery.mailbox_effects import (
     Load,
     StoreCursor,
 )
-from meshd.delivery.readership import Readership
+from meshd.delivery.readership import Lease, Readership
 from meshd.delivery.shelf import PAGE_BYTES, PAGE_ROWS, Batch, Entry, OnDisk, Shelf
 from meshd.errors import LocalProtocolError, MeshdError
 from meshd.ids import Priority
@@ -40,13 +39,6 @@ MAX_RUN = 2**22
 """So that offsets fit 63 bits whatever counter a peer makes us start from."""
 
 _LOAD_RETRY_S = 1.0
-
-
-@attrs.define(eq=False)
-class _Subscription:
-    id: int
-    consumer: Consumer
-    credit: int
 
 
 class Mailbox:
@@ -74,7 +66,7 @@ class Mailbox:
         self.service = service
         self._limits = limits or Limits()
         self._consumers = Readership(consumers or {}, self._limits.idle_s)
-        self._subscriptions: dict[int, _Subscription] = {}
+        self._subscriptions: dict[int, Lease] = {}
         on_disk = {backlog.priority: backlog.last_offset for backlog in backlogs}
         self._shelves = {priority: self._shelf(priority, run, on_disk.get(priority)) for priority in Priority}
         for consumer in self._consumers:
@@ -123,14 +115,16 @@ class Mailbox:
         shelf = self._shelves[batch.entry.priority]
         self._check_offset(shelf, batch.entry)
         for subscription in self._subscriptions.values():
-            if subscription.credit > 0:
-                subscription.credit -= batch.entry.count
+            if subscription.is_ready:
                 delivery = Delivery(batch, 0, batch.entry.count, redelivered=False)
+                subscription.hand_out(delivery)
                 self._effects.append(Deliver(subscription.id, (delivery,)))
         shelf.skip(batch.entry.count)
         return self._finish(now)
 
-    def subscribe(self, subscription: int, consumer: str, credit: int, now: float) -> list[Effect]:
+    def subscribe(
+        self, subscription: int, consumer: str, credit: int, now: float, *, room_bytes: int = UNLIMITED_BYTES
+    ) -> list[Effect]:
         """Lease ``consumer``, made if need be, to ``subscription`` (unique in this process).
 
         A new consumer starts at the oldest message kept. Raises MeshdError E_LEASED, E_BUSY.
@@ -149,18 +143,19 @@ class Mailbox:
         found.idle_since = None
         found.sweep = None
         self._dirty[consumer] = found
-        self._subscriptions[subscription] = _Subscription(subscription, found, credit)
+        self._subscriptions[subscription] = Lease(subscription, found, credit, room_bytes)
         return self._finish(now)
 
-    def add_credit(self, subscription: int, messages: int, now: float) -> list[Effect]:
-        """The client takes ``messages`` more.
+    def add_credit(self, subscription: int, messages: int, now: float, *, room_bytes: int = 0) -> list[Effect]:
+        """The client takes ``messages`` more, and so many bytes.
 
-        Whole batches go out while credit is above 0, so that it may end below it by one batch.
+        Whole batches go out while both are above 0, so that they may end below it by one batch.
         """
         found = self._subscriptions.get(subscription)
         if found is None:
             return []  # crossed with the end of the lease
         found.credit += messages
+        found.room_bytes += room_bytes
         return self._finish(now)
 
     def unsubscribe(self, subscription: int, now: float, *, lost: bool) -> list[Effect]:
@@ -262,7 +257,7 @@ class Mailbox:
         sweeps = [consumer.sweep[shelf.priority][0] for consumer in self._consumers if consumer.sweep]
         return min(live + sweeps, default=None)
 
-    def _feed(self, subscription: _Subscription, now: float) -> None:
+    def _feed(self, subscription: Lease, now: float) -> None:
         deliveries: list[Delivery] = []
         cursors = subscription.consumer.cursors
         for cursor in cursors.values():
@@ -277,11 +272,9 @@ class Mailbox:
         if deliveries:
             self._effects.append(Deliver(subscription.id, tuple(deliveries)))
 
-    def _feed_again(
-        self, subscription: _Subscription, shelf: Shelf, cursor: Cursor, deliveries: list[Delivery]
-    ) -> bool:
+    def _feed_again(self, subscription: Lease, shelf: Shelf, cursor: Cursor, deliveries: list[Delivery]) -> bool:
         """Hand out nacked messages that are due. False: waits for the disk."""
-        while subscription.credit > 0 and cursor.ready:
+        while subscription.is_ready and cursor.ready:
             first_offset = cursor.ready[0].batch
             found = shelf.at(first_offset)
             if isinstance(found, OnDisk):
@@ -293,11 +286,9 @@ class Mailbox:
                 self._hand_out(subscription, cursor, found, spans, deliveries, redelivered=True)
         return True
 
-    def _feed_fresh(
-        self, subscription: _Subscription, shelf: Shelf, cursor: Cursor, deliveries: list[Delivery]
-    ) -> bool:
+    def _feed_fresh(self, subscription: Lease, shelf: Shelf, cursor: Cursor, deliveries: list[Delivery]) -> bool:
         """Hand out what comes next. False: waits for the disk."""
-        while subscription.credit > 0 and cursor.next < shelf.next_offset and not cursor.is_full:
+        while subscription.is_ready and cursor.next < shelf.next_offset and not cursor.is_full:
             found = shelf.after(cursor.next)
             if isinstance(found, OnDisk):
                 cursor.pass_to(found.offset)
@@ -312,7 +303,7 @@ class Mailbox:
 
     def _hand_out(
         self,
-        subscription: _Subscription,
+        subscription: Lease,
         cursor: Cursor,
         batch: Batch,
         spans: list[Span],
@@ -324,9 +315,9 @@ class Mailbox:
         if cursor.has_attempts:
             spans = self._without_dead(subscription.consumer, cursor, batch, spans)
         for first, last in spans:
-            count = last - first + 1
-            deliveries.append(Delivery(batch, first - batch.entry.first_offset, count, redelivered))
-            subscription.credit -= count
+            delivery = Delivery(batch, first - batch.entry.first_offset, last - first + 1, redelivered)
+            deliveries.append(delivery)
+            subscription.hand_out(delivery)
 
     def _without_dead(self, consumer: Consumer, cursor: Cursor, batch: Batch, spans: list[Span]) -> list[Span]:
         dead = [
@@ -342,7 +333,7 @@ class Mailbox:
             self._settle(consumer, cursor.finish(offset, offset))
         return [alive for first, last in spans for alive in cursor.missing(first, last)] if dead else spans
 
-    def _load(self, subscription: _Subscription, shelf: Shelf, offset: int, *, max_rows: int) -> bool:
+    def _load(self, subscription: Lease, shelf: Shelf, offset: int, *, max_rows: int) -> bool:
         if self._ask(shelf, offset, max_rows):
             # Whoever got a read goes to the end of the line, so that a long backlog starves nobody.
             self._subscriptions[subscription.id] = self._subscriptions.pop(subscription.id)

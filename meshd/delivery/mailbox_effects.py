@@ -8,6 +8,9 @@ from meshd.delivery.shelf import Batch, Entry
 from meshd.ids import Priority
 from meshd.wire import codec
 
+UNLIMITED_BYTES = 2**62
+"""Room of a reader that bounds itself."""
+
 
 @attrs.frozen(kw_only=True)
 class Limits:

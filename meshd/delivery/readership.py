@@ -2,9 +2,32 @@
 
 from collections.abc import Iterator, Mapping
 
+import attrs
+
 from meshd.delivery.consumers import Consumer, Cursor
+from meshd.delivery.mailbox_effects import Delivery
 from meshd.delivery.shelf import Entry
 from meshd.ids import Priority
+
+
+@attrs.define(eq=False)
+class Lease:
+    """A consumer as one client reads it: ready for ``credit`` messages, and so many bytes of them."""
+
+    id: int
+    consumer: Consumer
+    credit: int
+    room_bytes: int
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes another batch."""
+        return self.credit > 0 and self.room_bytes > 0
+
+    def hand_out(self, delivery: Delivery) -> None:
+        """It gets these."""
+        self.credit -= delivery.count
+        self.room_bytes -= len(delivery.messages)
 
 
 class Readership:

@@ -148,7 +148,7 @@ class Mailboxes:
         """A client starts reading. Raises MeshdError."""
         mailbox = self.mailbox(request.service, turn.now)
         number = self._tickets.take()
-        effects = mailbox.subscribe(number, request.consumer, request.credit, turn.now)
+        effects = mailbox.subscribe(number, request.consumer, request.credit, turn.now, room_bytes=request.room_bytes)
         self._readers[number] = _Reader(request, number)
         self._numbers[id(request.port), request.id] = number
         self._apply(turn, mailbox, effects)
@@ -158,7 +158,8 @@ class Mailboxes:
         reader = self._reader(request.port, request.subscription)
         if reader is not None:
             mailbox = self.mailbox(reader.request.service, turn.now)
-            self._apply(turn, mailbox, mailbox.add_credit(reader.number, request.messages, turn.now))
+            effects = mailbox.add_credit(reader.number, request.messages, turn.now, room_bytes=request.room_bytes)
+            self._apply(turn, mailbox, effects)
 
     def acknowledge(self, turn: Turn, request: Acknowledge) -> None:
         """A reader is done with messages; it is told when that is durable. Raises MeshdError."""

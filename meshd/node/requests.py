@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import attrs
 
+from meshd.delivery.mailbox_effects import UNLIMITED_BYTES
 from meshd.errors import MeshdError
 from meshd.ids import BundleRef, Priority
 from meshd.wire.bundle import Message
@@ -101,11 +102,13 @@ class Subscribe(Request):
 
     Args:
         credit: messages the client is ready to take; more by AddCredit.
+        room_bytes: of messages, as their lists are encoded, that may be on their way to it; more by AddCredit.
     """
 
     service: str
     consumer: str
     credit: int
+    room_bytes: int = UNLIMITED_BYTES
 
 
 @attrs.frozen(kw_only=True)
@@ -126,10 +129,11 @@ class Follow(Request):
 
 @attrs.frozen(kw_only=True)
 class AddCredit(Request):
-    """The client is ready for ``messages`` (or events) more on the subscription. No answer."""
+    """The client is ready for ``messages`` (or events) more on the subscription, and has read so much. No answer."""
 
     subscription: int
     messages: int
+    room_bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)

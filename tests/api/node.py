@@ -47,6 +47,7 @@ class Node:
         self.acked: dict[str, set[int]] = {}
         self.subscriptions: dict[tuple[int, int], tuple[requests.Subscribe, int]] = {}
         self.credit: dict[tuple[int, int], int] = {}
+        self.room: dict[tuple[int, int], int] = {}
         self.bundles = 0
         self.gate = trio.Event()
         self.gate.set()
@@ -78,6 +79,7 @@ class Node:
                 self.subscribe(request)
             case requests.AddCredit():
                 self.credit[id(request.port), request.subscription] += request.messages
+                self.room[id(request.port), request.subscription] += request.room_bytes
                 self.deliver()
             case requests.Acknowledge():
                 self.acknowledge(request)
@@ -124,6 +126,7 @@ class Node:
             return
         self.subscriptions[id(request.port), request.id] = (request, 0)
         self.credit[id(request.port), request.id] = request.credit
+        self.room[id(request.port), request.id] = request.room_bytes
         self.deliver()
 
     def deliver(self) -> None:
@@ -131,12 +134,13 @@ class Node:
         for key, (request, position) in self.subscriptions.items():
             waiting = self.mail.get(request.service, [])
             acked = self.acked.get(request.service, set())
-            while position < len(waiting) and self.credit[key] > 0:
+            while position < len(waiting) and self.credit[key] > 0 and self.room[key] > 0:
                 mail = waiting[position]
                 position += 1
                 if acked.issuperset(range(mail.first_offset, mail.first_offset + mail.count)):
                     continue
                 self.credit[key] -= mail.count
+                self.room[key] -= len(mail.encoded)
                 request.port.reply_nowait(request.id, Item([mail.plain()]))
                 mail.handed_out = True
             self.subscriptions[key] = (request, position)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -200,6 +201,31 @@ def test_more_may_be_received_than_credit_can_be_given_at_once(tmp_path: Path) -
     with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
         client.send("pi", b"x")
         assert next(client.receive(count=MAX_CREDIT + 1)).payload == b"x"
+
+
+def test_large_messages_after_small_ones_wait_for_an_app_that_takes_its_time(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        for _ in range(3):
+            client.call("send", {"destination": "pi", "messages": [b"x"] * 60})
+        for _ in range(40):
+            client.send("pi", bytes(2**20))
+        received = 0
+        for _ in client.receive(count=220, timeout=10):
+            received += 1
+            if received == 1:
+                client.call("status")  # whatever was to be sent has been sent by now
+        assert received == 220
+
+
+def test_large_messages_for_many_subscriptions_wait_for_their_app(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        for service in "abcdefghijklmnop":
+            for _ in range(4):
+                client.send("pi", bytes(2**20), service=service)
+        streams = [client.stream("subscribe", {"service": service, "credit": 4}) for service in "abcdefghijklmnop"]
+        time.sleep(0.2)
+        for stream in streams:
+            assert sum([len(next(stream)) for _ in range(4)]) == 4
 
 
 def test_nonsense_leaves_the_connection_alone(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from meshd.delivery.mailbox_effects import (
 )
 from meshd.delivery.shelf import Batch, Entry
 from meshd.ids import BundleRef, Epoch, NodeId, Number, Priority
+from meshd.wire import codec
 
 
 @attrs.define(eq=False)
@@ -114,7 +115,7 @@ class World:
         """A bundle gets its turn, fresh or (``held``) from disk; returns its first offset."""
         first = self.mailbox.next_offset(priority)
         self._rows += 1
-        batch = make_batch(self._rows, priority, first, count, messages)
+        batch = make_batch(self._rows, priority, first, count, messages or codec.encode([b""] * count))
         for offset in range(first, first + count):
             assert (priority, offset) not in self.offsets, "an offset was given out twice"
             self.offsets.add((priority, offset))

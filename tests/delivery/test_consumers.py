@@ -180,13 +180,14 @@ def test_a_nacked_message_comes_again_after_a_doubling_delay_and_holds_nobody_ba
 def test_after_too_many_nacks_a_message_goes_to_the_dead_letters_with_its_body() -> None:
     world = World(Limits(attempts=3))
     subscription = world.subscribe()
-    first = world.release(3, messages=b"body")
+    body = encode_messages([Message(b"1"), Message(b"2"), Message(b"3")])
+    first = world.release(3, messages=body)
     for _ in range(3):
         world.nack(subscription, first + 1, first + 1)
         world.poll(60.0)
         world.settle()
     (dead,) = world.dead
-    assert (dead.consumer, dead.index, dead.attempts, dead.batch.messages) == ("main", 1, 3, b"body")
+    assert (dead.consumer, dead.index, dead.attempts, dead.batch.messages) == ("main", 1, 3, body)
     assert offsets(world).count(first + 1) == 3
     world.ack(subscription, [first, first + 2])
     assert world.consumed == [first]
@@ -541,3 +542,16 @@ def test_states_read_back(spans: list[tuple[int, int]], attempts: dict[int, int]
 def _flat(cursor: Cursor, attempts: dict[int, int]) -> tuple[int, int, int, tuple[int, ...], list[tuple[int, int]]]:
     spans = tuple(value for span in cursor.done.spans for value in span)
     return cursor.since, cursor.done.watermark, 9, spans, list(attempts.items())
+
+
+def test_a_reader_gets_no_more_than_it_has_room_for_until_it_has_read() -> None:
+    mailbox = Mailbox("box", run=1, now=0.0)
+    body = encode_messages([Message(bytes(1000))])
+    effects = list(mailbox.subscribe(1, "main", 100, 0.0, room_bytes=2500))
+    for row in range(5):
+        effects += mailbox.release(make_batch(row, Priority.NORMAL, mailbox.next_offset(Priority.NORMAL), 1, body), 0.0)
+    assert len([effect for effect in effects if isinstance(effect, Deliver)]) == 3
+    assert not [effect for effect in mailbox.add_credit(1, 100, 0.0) if isinstance(effect, Deliver)]
+    room_bytes = 3 * len(body) - 2500 + 1
+    [delivered] = [e for e in mailbox.add_credit(1, 0, 0.0, room_bytes=room_bytes) if isinstance(e, Deliver)]
+    assert len(delivered.deliveries) == 1
