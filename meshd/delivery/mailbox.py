@@ -87,8 +87,8 @@ class Mailbox:
         """The offset that the next batch of this priority must have."""
         return self._shelves[priority].next_offset
 
-    def waits_for(self, priority: Priority, first: int, last: int) -> list[str]:
-        """The consumers that have to ack these messages and have not; none when nobody has ever read here."""
+    def waits_for(self, priority: Priority, first: int, last: int) -> list[str] | None:
+        """The consumers that have to ack these messages and have not; None when nobody has ever read here."""
         return self._consumers.behind(priority, first, last)
 
     @property

@@ -77,10 +77,12 @@ class Readership:
         required = [consumer for consumer in self if consumer.requires(entry)]
         return bool(required) and all(consumer.has_done(entry) for consumer in required)
 
-    def behind(self, priority: Priority, first: int, last: int) -> list[str]:
-        """The names of those that have to ack these offsets and have not; none when nobody has ever read here."""
-        late = [consumer for consumer in self if consumer.sweep is None]
-        late = [consumer for consumer in late if consumer.cursors[priority].missing(first, last)]
+    def behind(self, priority: Priority, first: int, last: int) -> list[str] | None:
+        """The names of those that have to ack these offsets and have not; None when nobody has ever read here."""
+        readers = [consumer for consumer in self if consumer.sweep is None]
+        if not readers:
+            return None
+        late = [consumer for consumer in readers if consumer.cursors[priority].missing(first, last)]
         required = [consumer for consumer in late if first >= consumer.cursors[priority].since]
         return [consumer.name for consumer in required or late]
 

@@ -23,7 +23,7 @@ class Stage(enum.IntEnum):
 
 STAGES = {stage.name.lower(): stage for stage in Stage}
 _FAILURES = {
-    Stage.EXPIRED: ("E_EXPIRED", "The message expired before it arrived."),
+    Stage.EXPIRED: ("E_EXPIRED", "The message expired before it was read there"),
     Stage.REFUSED: ("E_REFUSED", "The destination refused the message"),
 }
 
@@ -77,7 +77,7 @@ class Followers:
         for follower in followers:
             if stage in _FAILURES:
                 code, message = _FAILURES[stage]
-                detail = message if reason is None else f"{message}: {reason}."
+                detail = f"{message}." if reason is None else f"{message}: {reason}."
                 self._drop(follower, besides=ref)
                 follower.pending.clear()
                 self._answer(turn, follower, Failure(MeshdError(code, detail)))

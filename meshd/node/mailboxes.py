@@ -128,6 +128,8 @@ class Mailboxes:
         if unread.first_offset is not None:
             last = unread.first_offset + unread.count - 1
             names = self.mailbox(unread.service, now).waits_for(unread.priority, unread.first_offset, last)
+            if names is not None and not names:
+                return record  # read by now, and that is on its way to the disk
             reason, detail = ("not-read", f"{detail} by {', '.join(names)}") if names else ("no-reader", detail)
         entry = JournalEntry(unread.ref, int(now * 1000), "waiting", reason, detail)
         return attrs.evolve(record, journal=(*record.journal, entry))

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshd.delivery.mailbox_effects import Limits
 from meshd.delivery.shelf import PAGE_BYTES, TAIL_BYTES
 from meshd.ids import Priority
+from meshd.wire.bundle import Message, encode_messages
 
 from .mailbox_world import World
 
@@ -31,7 +32,8 @@ class Readers(RuleBasedStateMachine):
         held=st.booleans(),
     )
     def release(self, count: int, priority: Priority, size: int, held: bool) -> None:
-        self.world.release(count, priority, bytes(size), held=held)
+        messages = encode_messages([Message(bytes(size)), *[Message(b"")] * (count - 1)])
+        self.world.release(count, priority, messages, held=held)
 
     @rule(name=names, credit=st.sampled_from([0, 1, 3, 1000]))
     def subscribe(self, name: str, credit: int) -> None:

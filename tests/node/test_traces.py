@@ -246,6 +246,18 @@ def test_it_is_told_that_nobody_reads_there() -> None:
     assert waits(a.query("trace", id)) == [("d2", "not-read", "box by default")]
 
 
+def test_what_is_read_while_it_is_asked_about_waits_for_nobody() -> None:
+    world, (_, _, c) = chain(3)
+    reader = c.read("notes")
+    [own] = c.result(c.send("d2", b"y", service="notes"))["ids"]
+    c.is_store_held = True
+    asked = c.ask(Query, view="trace", argument=own)
+    reader.ack()  # on disk only after what was asked has been read there
+    c.is_store_held = False
+    world.advance(1)
+    assert waits(c.result(asked)) == []
+
+
 def test_it_is_told_that_earlier_mail_comes_first() -> None:
     world, (a, b) = chain(2)
     reader = b.read()
