@@ -123,7 +123,11 @@ def require_same_version(*, daemon: Hello, client: Hello) -> None:
 
 
 def encode_request(request_id: int, op: str, arguments: dict[str, Any]) -> bytes:
-    """A framed request. Raises MeshdError: E_TOO_LARGE when it is over the frame limit, E_USAGE for no plain data."""
+    """A framed request.
+
+    Raises MeshdError: E_TOO_LARGE when it is over the frame limit, E_USAGE for what is no plain data. Raises
+    UnicodeEncodeError for text that is none.
+    """
     for name, value in arguments.items():
         if not _is_plain(value):
             raise MeshdError("E_USAGE", f"{op}: argument {name!r} is nothing that can be sent: {value!r:.60}.")
@@ -135,10 +139,8 @@ def encode_request(request_id: int, op: str, arguments: dict[str, Any]) -> bytes
 
 def _is_plain(value: Any) -> bool:
     """Whether the daemon can read it: what CBOR has tags for (a date, a very large number) ends the connection."""
-    if isinstance(value, bytes | bytearray):
+    if isinstance(value, bytes | bytearray | str):
         return True
-    if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, int):
         return -(2**64) <= value < 2**64
     if isinstance(value, dict):

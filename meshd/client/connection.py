@@ -87,6 +87,9 @@ class Connection:
         except MeshdError as error:  # its own fault: what others ask goes on
             waiter.on_failure(error, lost=False)
             return None
+        except UnicodeEncodeError as error:
+            waiter.on_failure(MeshdError("E_USAGE", f"{op}: {error}."), lost=False)
+            return None
         self._waiters[request_id] = waiter
         self._push(data)
         return request_id

@@ -230,7 +230,7 @@ def test_large_messages_for_many_subscriptions_wait_for_their_app(tmp_path: Path
 
 def test_nonsense_leaves_the_connection_alone(tmp_path: Path) -> None:
     with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
-        for nonsense in (10**30, datetime.now(UTC), object(), {"a": {1}}, "\udc80"):
+        for nonsense in (10**30, datetime.now(UTC), object(), {"a": {1}}):
             with pytest.raises(MeshdError) as caught:
                 client.call("status", {"at": nonsense})
             assert caught.value.code == "E_USAGE"
