@@ -28,7 +28,14 @@ REBUILD_INTERVAL_S = 1.0
 """Presences change at most this often: a flapping network gets its rebuilds damped."""
 
 QUEUED = 256
-"""Announcements waiting to be looked at; more are dropped, and heard again when they next change."""
+"""Announcements waiting to be looked at; more are dropped, and told again when there is time."""
+
+MISSED = 1024
+"""Of those that were dropped so many names are kept, the newest."""
+
+TOLD_AGAIN_S = 5.0
+TOLD_AGAIN = 100
+"""So many of them are told again after each :data:`TOLD_AGAIN_S`: less than half of what can be looked at."""
 
 LOOKS_PER_S = 50.0
 LOOKS_AT_ONCE = 200
@@ -66,12 +73,13 @@ async def run_mdns(
         rebuild_interval_s: presences change at most this often.
     """
     send, receive = trio.open_memory_channel[Heard | Lost | Opening](QUEUED)
-    deaf = _Deaf(report)
-    responder = Responder(_into_trio(send, sightings), rng)
+    deaf, missed = _Deaf(report), _Missed()
+    responder = Responder(_into_trio(send, sightings, missed), rng)
     async with trio.open_nursery() as nursery:
         goodbye = trio.CancelScope(shield=True)
         nursery.start_soon(_run_in_thread, responder, goodbye)
         nursery.start_soon(_look, receive, post, sightings, deaf)
+        nursery.start_soon(_have_told_again, missed, responder)
         try:
             wanted = _Wanted(rng=rng, named=frozenset(settings.interfaces))
             await _direct(inputs, post, responder, sightings, wanted, deaf, rebuild_interval_s)
@@ -83,9 +91,9 @@ async def run_mdns(
 
 
 def _into_trio(
-    send: trio.MemorySendChannel[Heard | Lost | Opening], sightings: Sightings
+    send: trio.MemorySendChannel[Heard | Lost | Opening], sightings: Sightings, missed: "_Missed"
 ) -> Callable[[Heard | Lost | Opening], None]:
-    """Return what the responder's thread hands its finds to; they land in ``send``, or are counted as dropped."""
+    """Return what the responder's thread hands its finds to; they land in ``send``, or are noted as ``missed``."""
     token = trio.lowlevel.current_trio_token()
 
     def take_in(item: Heard | Lost | Opening) -> None:
@@ -93,6 +101,8 @@ def _into_trio(
             send.send_nowait(item)
         except trio.WouldBlock:
             sightings.count_dropped()
+            if not isinstance(item, Opening):
+                missed.note((item.interface, item.instance))
 
     def deliver(item: Heard | Lost | Opening) -> None:
         # The thread may outlive Trio when it was left behind.
@@ -125,6 +135,14 @@ async def _look(
         if event is not None:
             await post(event)
         await trio.sleep_until(paid_until - LOOKS_AT_ONCE / LOOKS_PER_S)
+
+
+async def _have_told_again(missed: "_Missed", responder: Responder) -> None:
+    """What was dropped may have been a member: nobody announces himself again while nothing changes."""
+    while True:
+        await missed.some()
+        await trio.sleep(TOLD_AGAIN_S)
+        responder.tell_again(missed.take(TOLD_AGAIN))
 
 
 async def _direct(
@@ -226,6 +244,33 @@ class _Deaf:
         if now != self._told:
             self._told = now
             self.report(now)
+
+
+class _Missed:
+    """(interface, instance) of announcements that came faster than they are looked at."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, str], None] = {}
+        self._some = trio.Event()
+
+    def note(self, name: tuple[str, str]) -> None:
+        """This one was dropped."""
+        self._names.pop(name, None)
+        self._names[name] = None
+        if len(self._names) > MISSED:
+            del self._names[next(iter(self._names))]
+        self._some.set()
+
+    async def some(self) -> None:
+        """Wait until there are any."""
+        await self._some.wait()
+
+    def take(self, count: int) -> tuple[tuple[str, str], ...]:
+        """The newest of them, which are forgotten."""
+        taken = tuple(self._names.popitem()[0] for _ in range(min(count, len(self._names))))
+        if not self._names:
+            self._some = trio.Event()
+        return taken
 
 
 @attrs.define(eq=False, kw_only=True)

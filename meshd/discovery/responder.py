@@ -12,11 +12,11 @@ import ipaddress
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 import zeroconf
-from zeroconf import BadTypeInNameException
+from zeroconf import BadTypeInNameException, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from meshd.discovery.presence import Presence
@@ -85,6 +85,12 @@ class Responder:
         wanted = {presence.interface: presence for presence in presences}
         self._loop.call_soon_threadsafe(self._want, wanted, False)
 
+    def tell_again(self, names: Iterable[tuple[str, str]]) -> None:
+        """Deliver once more what is known of these (interface, instance), or that they are gone."""
+        # A closed loop refuses with RuntimeError.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._tell_again, tuple(names))
+
     def stop(self) -> None:
         """Make :meth:`run` end. Does nothing when it has ended already."""
         # A closed loop refuses with RuntimeError.
@@ -95,6 +101,16 @@ class Responder:
         self._wanted = wanted
         self._stopping = self._stopping or stopping
         self._changed.set()
+
+    def _tell_again(self, names: Iterable[tuple[str, str]]) -> None:
+        for interface, instance in names:
+            session = self._sessions.get(interface)
+            if session is None:
+                continue
+            responder, name = session.responder.zeroconf, f"{instance}.{SERVICE_TYPE}"
+            known = responder.cache.current_entry_with_name_and_alias(SERVICE_TYPE, name)
+            change = ServiceStateChange.Removed if known is None else ServiceStateChange.Added
+            self._on_change(session, zeroconf=responder, service_type=SERVICE_TYPE, name=name, state_change=change)
 
     async def _serve(self) -> None:
         while not self._stopping:
@@ -176,7 +192,7 @@ class Responder:
         zeroconf: zeroconf.Zeroconf,
         service_type: str,
         name: str,
-        state_change: zeroconf.ServiceStateChange,
+        state_change: ServiceStateChange,
     ) -> None:
         """Runs in the loop, once for each announcement that came, changed or went."""
         instance = name.removesuffix(f".{service_type}")
@@ -186,7 +202,7 @@ class Responder:
             # Bad UTF-8 grows where it is replaced. Each query names what is known, so none could be written any more.
             self._loop.call_soon(_forget, zeroconf, service_type, name)
             return
-        if state_change.name == "Removed":
+        if state_change is ServiceStateChange.Removed:
             self._deliver(Lost(session.presence.interface, instance))
             return
         try:

@@ -295,6 +295,41 @@ def test_hostile_announcements_harm_nobody(caplog: pytest.LogCaptureFixture) -> 
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
+@pytest.mark.system  # some 16 s; and a flood on loopback is heard by whatever else runs there
+@pytest.mark.timeout(120)
+def test_who_came_in_the_middle_of_a_flood_is_found_after_it() -> None:
+    good = b"\3v=1\x0as=saltsalt\x0at=tagtagta\4q=70"
+
+    async def main() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+            sent = 0
+
+            async def flood(count: int) -> None:
+                nonlocal sent
+                for _ in range(count):
+                    sent += 1
+                    stranger.sendto(announcement(b"flood-%d" % sent, good), ("224.0.0.251", 5353))
+                    await trio.sleep(0.001)
+
+            async with device(ALICE, BOB) as alice, trio.open_nursery() as nursery:
+                with trio.fail_after(LIMIT_S):
+                    while not alice.sightings.statistics().dropped:
+                        await flood(50)
+                nursery.start_soon(flood, 300)
+                dropped = alice.sightings.statistics().dropped
+                async with device(BOB, ALICE):
+                    with trio.fail_after(LIMIT_S):
+                        while alice.sightings.statistics().dropped < dropped + 100:
+                            await trio.sleep(0.01)
+                    assert alice.members == 0
+                    with trio.fail_after(60):
+                        await alice.sees(BOB)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize("wait_s", [0.0, 0.05, 0.5])
 def test_cancellation_says_goodbye_and_leaves_nothing(wait_s: float) -> None:
     async def main() -> None:
