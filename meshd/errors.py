@@ -98,6 +98,10 @@ CATALOGUE: dict[str, Explanation] = {
     # messages
     "E_EXPIRED": Explanation("The message's lifetime ended before it arrived.", "Send again, with a longer lifetime."),
     "E_REFUSED": Explanation("The destination refused the message.", "See the reason given with it."),
+    "E_GONE": Explanation(
+        "The message was delivered, but the device has left the mesh: nothing will tell whether it was read.",
+        "Whoever removed the device may know.",
+    ),
     # joining
     "E_CODE_MALFORMED": Explanation("This is not an invitation code.", "Copy the whole code, as one word."),
     "E_CODE_EXPIRED": Explanation("The invitation code has expired.", "Ask for a new one: meshctl invite"),

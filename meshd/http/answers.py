@@ -34,6 +34,7 @@ STATUS: Mapping[str, int] = {
     "E_NO_MESH": 409,
     "E_REMOVED_DEVICE": 409,
     "E_EXPIRED": 410,
+    "E_GONE": 410,
     "E_TOO_LARGE": 413,
     "E_REFUSED": 422,
     "E_INTERNAL": 500,

@@ -208,7 +208,7 @@ OPERATIONS: tuple[Operation, ...] = (
         waits=True,
         errors=(
             *("E_TOKEN", "E_NO_MESH", "E_UNKNOWN_DEVICE", "E_AMBIGUOUS_DEVICE", "E_TOO_LARGE", "E_FULL", "E_EXPIRED"),
-            *("E_REFUSED", "E_REMOVED_DEVICE", "E_TIMEOUT"),
+            *("E_REFUSED", "E_GONE", "E_REMOVED_DEVICE", "E_TIMEOUT"),
         ),
     ),
     Operation(

@@ -260,7 +260,7 @@ class Clients:
         elif follower is not None and record is not None:
             self._parts.mail.followers.reach(turn, read.ref, self._stage_on_disk(record), record.reason)
             if follower.pending and record.state == "delivered":
-                self._parts.mail.spool.watch(read.ref, record)
+                self._parts.mail.spool.watch(turn, read.ref, record)
         elif isinstance(request, Query):
             record = None if record is None else self._parts.mail.mailboxes.explain(record, turn.now)
             self._parts.sight.traces.start(turn, request, read.ref, read.index, record, self._parts.mesh.peers)

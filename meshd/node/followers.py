@@ -4,7 +4,7 @@ import enum
 
 import attrs
 
-from meshd.errors import MeshdError
+from meshd.errors import CATALOGUE, MeshdError
 from meshd.ids import BundleRef, parse_message_id
 from meshd.node.requests import Await, Failure, Port, Result, Submit
 from meshd.node.turn import Turn
@@ -95,6 +95,11 @@ class Followers:
         """Forget one follower: what it waits for can't be."""
         self._drop(follower, besides=None)
         self._answer(turn, follower, Failure(error))
+
+    def part(self, turn: Turn, ref: BundleRef) -> None:
+        """The bundle is delivered, and nobody will tell any more whether it is read."""
+        for follower in tuple(self._by_ref.get(ref, ())):
+            self.fail(turn, follower, MeshdError("E_GONE", CATALOGUE["E_GONE"].meaning))
 
     def drop_port(self, port: Port, request_id: int | None = None) -> None:
         """The client is gone, or gave up on one request."""

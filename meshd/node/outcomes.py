@@ -85,6 +85,13 @@ class Outcomes:
         if len(watched) < _UNCONSUMED_ROWS or ref in self._followers:
             watched[number.sequence] = (ref, messages)
 
+    def part(self, turn: Turn, destination: NodeId) -> None:
+        """The destination has left the mesh: it tells no more of what is read."""
+        for flow in [flow for flow in self._unconsumed if flow[0] == destination]:
+            for watched in self._unconsumed.pop(flow).values():
+                for ref, _ in watched.values():
+                    self._followers.part(turn, ref)
+
     def consumed(self, turn: Turn, destination: NodeId, receipt: Receipt, before: Receipt | None) -> None:
         """A receipt may tell that the apps there are done with more than the one before it told.
 

@@ -244,10 +244,12 @@ class Spool:
         self.outcomes.consumed(turn, destination, receipt, before)
         self.touch(destination)
 
-    def watch(self, ref: BundleRef, record: TraceRecord) -> None:
-        """Somebody wants to hear of the consumption of a bundle that was delivered in an earlier life."""
+    def watch(self, turn: Turn, ref: BundleRef, record: TraceRecord) -> None:
+        """Somebody wants to hear of the consumption of a bundle that was delivered, perhaps in an earlier life."""
         if record.destination is not None and record.number is not None and record.priority is not None:
             self.outcomes.watch(record.destination, record.priority, record.number, ref, record.messages)
+            if record.destination in self._given_up:
+                self.outcomes.part(turn, record.destination)
 
     def stage_of_delivered(self, record: TraceRecord) -> Stage:
         """What became of a delivered bundle: expired unread, or consumed by its destination's last receipt."""
@@ -282,6 +284,7 @@ class Spool:
         mail of others behind it, until its lifetime ends.
         """
         self._given_up.add(node)
+        self.outcomes.part(turn, node)
         self.touch(node)
         for queue in [queue for queue in self.queues() if not queue.own]:
             for waiting in (*queue.in_flight.values(), *queue.ready):

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from meshd.ids import Priority
-from meshd.node.requests import Result, Submit
+from meshd.node.requests import Remove, Result, Submit
 from meshd.store.ops import PutSpool
 from meshd.wire.bundle import Message
 from meshd.wire.frames import BundleFrame
@@ -383,3 +383,19 @@ def test_a_result_names_no_request_twice() -> None:
     reader.ack()
     world.advance(1)
     assert a.replies(sent) == [Result({"ids": a.result(sent)["ids"], "state": "consumed"})]
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_whoever_waits_for_a_device_that_leaves_to_read_is_told(crashes: bool) -> None:
+    world = World(3)
+    a, b, _ = world.devices
+    world.connect(a, b)
+    sent = [a.send("d1", b"x", key="k", wait=state) for state in ("delivered", "consumed")]
+    [id] = a.result(sent[0])["ids"]
+    sent.append(a.wait_for(id, "consumed"))
+    a.ask(Remove, device="d1")
+    assert [a.code(request) for request in sent[1:]] == ["E_GONE", "E_GONE"]
+    if crashes:
+        a.crash()
+    assert a.code(a.wait_for(id, "consumed")) == "E_GONE"
+    assert a.result(a.wait_for(id, "delivered"))["state"] == "delivered"

@@ -384,6 +384,9 @@ class Sending:
                 case "E_EXPIRED" | "E_REFUSED":
                     item.outcome = "accepted"
                     self._ledger.tell(item, "expired" if code == "E_EXPIRED" else "refused")
+                case "E_GONE":
+                    item.outcome = "accepted"
+                    self._ledger.tell(item, "delivered")
                 case "E_FULL":
                     pass  # when it is told by a commit that failed, the message may have left already
                 case "E_UNREACHABLE" | "E_BUSY" if item.ephemeral:
