@@ -62,7 +62,7 @@ class Submit(Request):
     """Send messages to one service of one device; all are accepted, or none.
 
     Result: ``{"ids": [message id, ...], "state": state}`` once ``wait`` is reached;
-    for a refused or expired message a Failure with E_REFUSED / E_EXPIRED; E_GONE when nobody will tell whether it is read.
+    for a refused or expired message a Failure with E_REFUSED / E_EXPIRED; E_GONE when nobody can tell that it is read.
 
     Args:
         destination: name, id or unambiguous id prefix.
