@@ -16,8 +16,9 @@ from meshd.wire.bundle import decode_head
 from meshd.wire.frames import NOT_AUTHENTIC, STALE_EPOCH, Ack, Refused
 
 _FINAL = frozenset((STALE_EPOCH, NOT_AUTHENTIC))
-REFUSED_RETRY_S = 60.0
-"""A hop that refuses a bundle (it does not know the source, or no route) is asked again after this long."""
+REFUSED_RETRY_MIN_S, REFUSED_RETRY_MAX_S = 1.0, 60.0
+"""A hop that refuses a bundle (it does not know the source, or no route) is asked again after as long as its link has
+been up, within these: at first both still tell each other who is in the mesh."""
 
 
 @attrs.frozen
@@ -37,8 +38,9 @@ class Handover:
                 self._taken_over(turn, link, refused.bundle, refused.code)
         for busy in ack.busy:
             self._turned_away(turn, link, busy.bundle, busy.retry_after_ms / 1000, "busy")
+        retry_s = min(max(REFUSED_RETRY_MIN_S, turn.now - link.since), REFUSED_RETRY_MAX_S)
         for refused in ack.refused:
-            self._turned_away(turn, link, refused.bundle, REFUSED_RETRY_S, refused.code)
+            self._turned_away(turn, link, refused.bundle, retry_s, refused.code)
         self.spool.touch(link.peer)
         for destination in link.waiting:
             self.spool.touch(destination)
@@ -87,7 +89,7 @@ class Handover:
         if unacked.row not in queue.in_flight:  # it has ended meanwhile, or waits to be sent again: nothing to wait for
             return
         if queue.paused_until <= turn.now:
-            turn.log("info", "bundle turned away", peer=link.peer, reason=code, retry_s=retry_s)
+            turn.log("info", "bundle turned away", peer=link.peer, reason=code, retry_s=round(retry_s, 1))
         self.spool.rewind(queue)
         queue.pause(turn.now + retry_s, code)
         self.spool.touch(queue.destination)  # to be read again: it has a deadline only while some of it is in memory

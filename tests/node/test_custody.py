@@ -1,11 +1,13 @@
 """Others' bundles: kept until the next hop has them, and not a moment after nobody can want them."""
 
+import itertools
+
 import attrs
 
 from meshd.ids import Number
 from meshd.node.requests import Remove, Reply, Result
 from meshd.wire.bundle import bundle_id, decode_head, encode_head
-from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Frame, Kind, Refused, Routed
 from tests.node.harness import Device, World
 
 
@@ -212,3 +214,37 @@ def test_what_a_hop_turned_away_is_sent_again_when_its_time_has_come() -> None:
     b.free_bytes = 1 << 40
     world.advance(10)
     assert reader.payloads == [b"0"]
+
+
+def test_a_hop_that_does_not_know_the_destination_yet_is_asked_again_soon() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    tried: list[float] = []
+
+    def loses(sender: Device, receiver: Device, frame: Frame) -> bool:
+        if sender is not a or receiver is not b or not isinstance(frame, BundleFrame):
+            return False
+        tried.append(world.now)
+        return True
+
+    world.loses = loses
+    began = world.now
+    a.send("d2", b"x")
+    for _ in range(7):
+        link = a.node.peers.link_to(b.id)
+        assert link is not None
+        world.inject(b, a, Ack((), (), tuple(Refused(bundle, "unknown-destination") for bundle in link.unacked)))
+        count = len(tried)
+        while len(tried) == count:
+            world.advance(0.5)
+    waits = [after - before for before, after in itertools.pairwise(tried)]
+    assert tried[0] == began
+    assert waits[0] <= 2
+    assert waits == sorted(waits)
+    assert 20 < waits[-1] <= 61
+    world.loses = lambda *_: False
+    reader = c.read()
+    world.advance(120)
+    assert reader.payloads == [b"x"]
