@@ -240,7 +240,7 @@ def test_a_hop_that_does_not_know_the_destination_yet_is_asked_again_soon() -> N
         while len(tried) == count:
             world.advance(0.5)
     waits = [after - before for before, after in itertools.pairwise(tried)]
-    assert tried[0] == began
+    assert tried[0] - began < 0.1
     assert waits[0] <= 2
     assert waits == sorted(waits)
     assert 20 < waits[-1] <= 61
