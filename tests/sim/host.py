@@ -129,6 +129,11 @@ class Host:
         [committed] = self.database.apply([(0, ops)], 0)
         assert committed.error is None, committed
 
+    @property
+    def knows_its_removal(self) -> bool:
+        """Whether it has heard that it was removed from the mesh."""
+        return self.life is not None and self.life.node.membership.is_shut_out
+
     def inbox_rows(self) -> int:
         """Bundles in the inbox on disk."""
         count: int = self._connection.execute("SELECT count(*) FROM inbox").get

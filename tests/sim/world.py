@@ -243,7 +243,7 @@ class World:
             elif rows := host.inbox_rows():
                 owed.append(f"{host.name} has {rows} rows in its inbox")
         # On a device that was removed, and has no way to learn it, an app may wait for long that its mail is sent.
-        if [host for host in self._sending if not host.is_removed]:
+        if [host for host in self._sending if not host.is_removed or host.knows_its_removal]:
             owed.append("apps are sending")
         return owed + self._unlinked()
 
