@@ -331,14 +331,23 @@ def test_who_came_in_the_middle_of_a_flood_is_found_after_it() -> None:
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.05, 0.5])
-def test_cancellation_says_goodbye_and_leaves_nothing(wait_s: float) -> None:
+def test_cancellation_at_any_time_leaves_nothing(wait_s: float) -> None:
+    async def main() -> None:
+        with trio.move_on_after(wait_s):
+            async with device(BOB, ALICE):
+                await trio.sleep_forever()
+
+    trio.run(main)
+
+
+def test_cancellation_says_goodbye() -> None:
     async def main() -> None:
         async with device(ALICE, BOB) as alice:
-            with trio.move_on_after(wait_s):
+            with trio.CancelScope() as cancelled:
                 async with device(BOB, ALICE):
+                    await alice.sees(BOB)
+                    cancelled.cancel()
                     await trio.sleep_forever()
-            if wait_s == 0.5:
-                await alice.sees(BOB)
-                await alice.until(lambda event: isinstance(event, PeerGone))
+            assert await alice.until(lambda event: isinstance(event, PeerGone)) == PeerGone(BOB, "lo")
 
     trio.run(main)
