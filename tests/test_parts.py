@@ -73,7 +73,7 @@ def test_ports_that_are_taken_are_done_without_until_they_are_free(
             f"http.listen 127.0.0.1:{port}": "E_PORT",
         }
         assert ask(place, "status")["listen"] == {"quic": [], "websocket": []}
-        assert [row["name"] for row in ask(place, "alerts")] == ["part-down"]
+        assert "part-down" in [row["name"] for row in ask(place, "alerts")]
         assert daemon.log.count('"part does not run"') == 3
         udp.close()
         daemon.wait_for('"part runs now"')

@@ -45,9 +45,11 @@ class RelayWatch:
 
     async def run(self) -> NoReturn:
         """Until cancelled."""
+        started = trio.current_time()
         while True:
             await trio.sleep(LOOK_INTERVAL_S)
-            for change, alert in self.alerts.judge(list(self._findings()), trio.current_time()):
+            now = trio.current_time()
+            for change, alert in self.alerts.judge(list(self._findings(now - started)), now):
                 self._tell(change, alert)
             self.alerts.forget_oldest()
 
@@ -60,10 +62,10 @@ class RelayWatch:
         newest_first = sorted(self.alerts.all(), key=lambda alert: (alert.until is not None, -alert.number))
         return [self._document(alert) for alert in newest_first]
 
-    def _findings(self) -> Iterator[Finding]:
+    def _findings(self, up_s: float) -> Iterator[Finding]:
         worst, self.vitals.loop_worst = self.vitals.loop_worst, 0.0
         yield disk_finding(self.free_bytes(), self.thresholds.disk_free_bytes)
-        yield lag_finding(worst, self.thresholds.loop_lag_s, "meshd-relay")
+        yield lag_finding(worst, self.thresholds.loop_lag_s, up_s, "meshd-relay")
         for mesh_id, mesh in self.meshes():
             used = mesh.size_bytes / mesh.quota_bytes
             detail = f"the mailbox of the mesh {mesh.name} is {used:.0%} full; when it is, its devices keep their mail"

@@ -25,7 +25,7 @@ CALM_INTERVAL_S = 5.0
 
 FACT_KIND = "alert"
 START_GRACE_S = 30.0
-"""A relay that is not linked so soon after the start is no news."""
+"""A relay that is not linked so soon after the start is no news, nor is a loop that lags while a machine boots."""
 
 FLAPS_WITHIN_S = 600.0
 FLAPS = 3
@@ -183,7 +183,7 @@ class Watch:
         yield from self._peer_findings(turn, survey)
         yield self._spool_finding()
         yield disk_finding(survey.free_bytes, self.thresholds.disk_free_bytes)
-        yield lag_finding(survey.loop_worst_s, self.thresholds.loop_lag_s)
+        yield lag_finding(survey.loop_worst_s, self.thresholds.loop_lag_s, turn.now - self.started)
         yield self._outage_finding()
         yield from self._clock_findings()
 
@@ -319,9 +319,11 @@ def disk_finding(free_bytes: int, limit_bytes: int) -> Finding:
     return Finding(Name.DISK_LOW, level, detail)
 
 
-def lag_finding(worst_s: float, limit_s: float, program: str = "meshd") -> Finding:
-    """How long the event loop made others wait at most."""
+def lag_finding(worst_s: float, limit_s: float, up_s: float, program: str = "meshd") -> Finding:
+    """How long the event loop made others wait at most; ``up_s`` after the start of the process."""
     level = Level.WARNING if worst_s >= limit_s else Level.BETWEEN if worst_s >= limit_s / 2 else Level.FINE
+    if up_s < START_GRACE_S:
+        level = min(level, Level.BETWEEN)
     detail = f"{program} kept everybody waiting for {worst_s:.1f} s: too little processor time"
     return Finding(Name.LOOP_LAG, level, detail)
 
