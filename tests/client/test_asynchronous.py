@@ -1,5 +1,6 @@
 """The async client on Trio and on asyncio, against a daemon in another thread."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,15 @@ def test_refused_request_fails_each_of_its_sends(tmp_path: Path, backend: str) -
 
 def test_cancelled_call_is_given_up(tmp_path: Path, backend: str) -> None:
     async def body(client: Client, daemon: Served) -> None:
-        with anyio.move_on_after(0.05):
-            await client.send("slow", b"x", wait="consumed")
+        async def ask_and_cancel(already: int, **how: Any) -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(functools.partial(client.send, "slow", b"x", **how))
+                await aside(daemon.until, lambda node: len(submits(node)) > already)
+                tasks.cancel_scope.cancel()
+
+        await ask_and_cancel(0, wait="consumed")
         await aside(daemon.until, lambda node: any(isinstance(r, requests.Cancel) for r in node.seen))
-        with anyio.move_on_after(0.05):
-            await client.send("slow", b"x")  # of a group: nobody to tell, nothing breaks
+        await ask_and_cancel(1)  # of a group: nobody to tell, nothing breaks
         assert (await client.status())["view"] == "status"
 
     with_client(body, tmp_path, backend)
@@ -158,16 +163,25 @@ def test_publisher_keeps_order_and_batches(tmp_path: Path, backend: str) -> None
     with_client(body, tmp_path, backend)
 
 
-def test_publisher_waits_at_its_window(tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize("limits", [{"window_messages": 10}, {"window_bytes": 10}])
+def test_publisher_waits_at_its_window(tmp_path: Path, backend: str, limits: dict[str, int]) -> None:
     async def body(client: Client, daemon: Served) -> None:
-        for limits in ({"window_messages": 10}, {"window_bytes": 10}):
-            publisher = client.publisher("slow", **limits)
-            sent = 0
-            with anyio.move_on_after(0.1):
-                while True:
-                    await publisher.send(b"x")
-                    sent += 1
-            assert sent == 10
+        publisher = client.publisher("slow", **limits)
+        sent = 0
+
+        async def publish() -> None:
+            nonlocal sent
+            while True:
+                await publisher.send(b"x")
+                sent += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publish)
+            while sent < 10:
+                await anyio.sleep(0)
+            await anyio.sleep(0.1)
+            tasks.cancel_scope.cancel()
+        assert sent == 10
 
     with_client(body, tmp_path, backend)
 

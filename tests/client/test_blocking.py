@@ -96,7 +96,12 @@ def test_leased_service_says_so(tmp_path: Path) -> None:
 
 def test_daemon_lost_during_a_send_leaves_the_outcome_unknown(tmp_path: Path) -> None:
     with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
-        threading.Timer(0.05, daemon.stop).start()
+
+        def stop() -> None:
+            daemon.until(lambda node: any(isinstance(request, requests.Submit) for request in node.seen))
+            daemon.stop()
+
+        threading.Thread(target=stop).start()
         with pytest.raises(MeshdError, match="unknown") as caught:
             client.send("slow", b"", key="k")
         assert caught.value.code == "E_NO_DAEMON"

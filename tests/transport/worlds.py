@@ -102,6 +102,12 @@ async def collect(connection: Connection, count: int) -> list[bytes]:
     return frames
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds; the test's own limit bounds the wait."""
+    while not condition():
+        await trio.sleep(0.01)
+
+
 async def settle(kind: str) -> None:
     """Wait until everything on the way has arrived."""
     await trio.sleep(5 if kind == "memory" else 0.25)
