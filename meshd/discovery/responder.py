@@ -64,11 +64,18 @@ class Responder:
         deliver: called in the responder's thread with each announcement, and with an Opening each time that
             an interface was opened or could not be; must not block.
         rng: for names; used in the responder's thread.
+        goodbye_limit_s: the three packets of a goodbye are cut short after so long.
     """
 
-    def __init__(self, deliver: Callable[[Heard | Lost | Opening], None], rng: random.Random) -> None:
+    def __init__(
+        self,
+        deliver: Callable[[Heard | Lost | Opening], None],
+        rng: random.Random,
+        goodbye_limit_s: float = GOODBYE_LIMIT_S,
+    ) -> None:
         self._deliver = deliver
         self._rng = rng
+        self._goodbye_limit_s = goodbye_limit_s
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
         self._wanted: dict[str, Presence] = {}
@@ -76,7 +83,7 @@ class Responder:
         self._sessions: dict[str, _Session] = {}
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, then say goodbye on every interface, within :data:`GOODBYE_LIMIT_S`."""
+        """Serve until :meth:`stop`, then say goodbye on every interface, which is cut short if it takes too long."""
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve())
 
@@ -180,10 +187,12 @@ class Responder:
 
     async def _say_goodbye(self, session: _Session) -> None:
         try:
-            async with asyncio.timeout(GOODBYE_LIMIT_S):
-                await session.responder.async_close()
+            async with asyncio.timeout(self._goodbye_limit_s):
+                await session.responder.async_unregister_all_services()
         except TimeoutError:
             log.warning("no time for goodbye", interface=session.presence.interface)
+        # Cut short, this would leave sockets and a timer behind; it waits for nobody.
+        await session.responder.async_close()
 
     def _on_change(
         self,

@@ -17,18 +17,17 @@ def send(client: httpx.Client, service: str, **fields: Any) -> httpx.Response:
     return client.post("/v1/send", json={"destination": NAME, "service": service} | fields, headers=headers)
 
 
-def waiting(native: Client, service: str) -> list[Any]:
-    """What the service holds, read and acknowledged."""
+def waiting(native: Client, service: str, count: int) -> list[Any]:
+    """What the service holds, read and acknowledged: so many messages and no more."""
     found: list[Any] = []
     with native.subscribe(service, "default", credit=100) as subscription:
-        while True:
-            try:
-                found.append(subscription.next(0.5))
-            except MeshdError as error:
-                if error.code != "E_TIMEOUT":
-                    raise
-                return found
+        for _ in range(count):
+            found.append(subscription.next(10))
             subscription.ack(found[-1])
+        with pytest.raises(MeshdError) as caught:
+            subscription.next(0.3)
+    assert caught.value.code == "E_TIMEOUT"
+    return found
 
 
 def test_all_that_a_message_has_arrives(client: httpx.Client, running: Daemon) -> None:
@@ -44,7 +43,7 @@ def test_all_that_a_message_has_arrives(client: httpx.Client, running: Daemon) -
     assert sent.status_code == 200
     assert sent.json()["state"] == "accepted"
     with running.native() as native:
-        [delivery] = waiting(native, "whole")
+        [delivery] = waiting(native, "whole", 1)
     assert delivery.id == sent.json()["id"]
     assert (delivery.payload, delivery.headers, delivery.reply_to) == (
         "Grüße\n".encode(),
@@ -60,7 +59,7 @@ def test_any_bytes_go_in_base64_and_several_messages_together(client: httpx.Clie
     sent = send(client, "several", messages=messages).json()
     assert len(sent["ids"]) == 2
     with running.native() as native:
-        assert [delivery.payload for delivery in waiting(native, "several")] == [raw, b"two"]
+        assert [delivery.payload for delivery in waiting(native, "several", 2)] == [raw, b"two"]
 
 
 def test_a_repeat_with_the_same_key_sends_nothing_more(client: httpx.Client, running: Daemon) -> None:
@@ -68,7 +67,7 @@ def test_a_repeat_with_the_same_key_sends_nothing_more(client: httpx.Client, run
     assert send(client, "once", payload="a", key="k-1").json()["ids"] == first["ids"]
     assert send(client, "once", payload="b", key="k-2").json()["ids"] != first["ids"]
     with running.native() as native:
-        assert [delivery.payload for delivery in waiting(native, "once")] == [b"a", b"b"]
+        assert [delivery.payload for delivery in waiting(native, "once", 2)] == [b"a", b"b"]
 
 
 def test_what_was_waited_for_is_told_and_what_has_not_happened_too(client: httpx.Client, running: Daemon) -> None:
@@ -77,7 +76,7 @@ def test_what_was_waited_for_is_told_and_what_has_not_happened_too(client: httpx
     late = send(client, "waited", payload="b", wait="consumed", timeout_s=0.2)
     assert (late.status_code, late.json()["state"]) == (202, "accepted")
     with running.native() as native:
-        found = waiting(native, "waited")
+        found = waiting(native, "waited", 2)
     assert [delivery.id for delivery in found] == [delivered.json()["id"], late.json()["id"]]
     assert client.get(f"/v1/trace/{late.json()['id']}").json()["state"] == "consumed"
 
