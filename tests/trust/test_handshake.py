@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from meshd.errors import RemoteProtocolError
 from meshd.ids import Epoch, NodeId
 from meshd.trust.handshake import DialerHandshake, ListenerHandshake, TurnedAway
-from meshd.trust.roster import Roster, found
+from meshd.trust.roster import MAX_CHAIN_BYTES, Roster, found
 from meshd.trust.statement import Add, sign_statement
 from meshd.wire.frames import (
     ALPN_LINK,
@@ -291,6 +291,43 @@ def test_frames_out_of_order_end_it():
             two.receive(Hello((1,), bytes(32)))
 
 
+ANY_FRAME = (
+    Hello((1,), bytes(32)),
+    Challenge(1, bytes(32)),
+    Proof(DIALER.certificate, DIALER_EPOCH, None, MESH.chain_for(DIALER.node_id), bytes(64)),
+    Welcome(LISTENER_EPOCH, None, bytes(64)),
+    Reject("P_REMOVED", "gone"),
+    Ping(1),
+)
+
+
+@pytest.mark.parametrize("waiting_for", [Challenge, Welcome])
+@pytest.mark.parametrize("frame", ANY_FRAME, ids=lambda frame: type(frame).__name__)
+def test_the_dialer_takes_the_next_frame_and_no_other(frame: Frame, waiting_for: type):
+    one, two = dialer(), listener()
+    challenge = two.receive(one.start())
+    assert challenge is not None
+    if waiting_for is Welcome:
+        one.receive(challenge)
+    if not isinstance(frame, (waiting_for, Reject)):
+        with pytest.raises(RemoteProtocolError) as caught:
+            one.receive(frame)
+        assert caught.value.code == "P_UNEXPECTED"
+        assert one.rejection is not None
+
+
+@pytest.mark.parametrize("frame", ANY_FRAME, ids=lambda frame: type(frame).__name__)
+def test_after_the_end_and_after_an_error_every_frame_is_one_too_many(frame: Frame):
+    one, two = dialer(), listener()
+    pump(one, two)
+    for side in (one, two):
+        for _ in range(2):  # the first is after the end, the second after an error
+            with pytest.raises(RemoteProtocolError) as caught:
+                side.receive(frame)
+            assert caught.value.code == "P_UNEXPECTED"
+            assert side.done is None
+
+
 def test_a_second_hello_ends_it():
     one, two = dialer(), listener()
     hello = one.start()
@@ -308,17 +345,15 @@ def test_a_reject_tells_why_and_is_not_answered():
     assert caught.value.code == "P_REMOVED"
     assert caught.value.reason == "the peer refused: gone[2J"
     assert one.rejection is None
-    one = dialer()
-    one.start()
-    with pytest.raises(RemoteProtocolError) as caught:
-        one.receive(Reject("E_FULL", ""))
-    assert caught.value.code == "P_UNEXPECTED"
+    for code in ("E_FULL", "P_NEVER_HEARD_OF"):
+        one = dialer()
+        one.start()
+        with pytest.raises(RemoteProtocolError) as caught:
+            one.receive(Reject(code, ""))
+        assert caught.value.code == "P_UNEXPECTED"
 
 
 def test_an_overlong_or_forged_chain_is_refused():
-    def longer(frame: Frame) -> Frame:
-        return attrs.evolve(frame, chain=frame.chain[:1] + (bytes(4096),) * 4) if isinstance(frame, Proof) else frame
-
     def forged(frame: Frame) -> Frame:
         statement = sign_statement(device(0), bytes(32), 9, bytes(32), Add(OTHER.certificate, "x", "member"))
         return attrs.evolve(frame, chain=(*frame.chain, statement)) if isinstance(frame, Proof) else frame
@@ -326,7 +361,13 @@ def test_an_overlong_or_forged_chain_is_refused():
     def empty(frame: Frame) -> Frame:
         return attrs.evolve(frame, chain=()) if isinstance(frame, Proof) else frame
 
-    assert failing(dialer(), listener(), longer) == "P_OVERSIZED"
+    def of(size: int) -> Change:
+        rest = size - len(MESH.genesis)
+        parts = tuple(bytes(min(4096, rest - at)) for at in range(0, rest, 4096))
+        return lambda frame: attrs.evolve(frame, chain=(MESH.genesis, *parts)) if isinstance(frame, Proof) else frame
+
+    assert failing(dialer(), listener(), of(MAX_CHAIN_BYTES + 1)) == "P_OVERSIZED"
+    assert failing(dialer(), listener(), of(MAX_CHAIN_BYTES)) == "P_MALFORMED"  # read, and found to be no statement
     assert failing(dialer(), listener(), forged) == "P_AUTH"
     assert failing(dialer(), listener(), empty) == "P_OTHER_MESH"
 
