@@ -19,7 +19,17 @@ from meshd.trust.roster import (
     found,
 )
 from meshd.trust.standing import MAX_LEVEL
-from meshd.trust.statement import Add, Grant, Remove, decode_statement, open_genesis, sign_genesis, sign_statement
+from meshd.trust.statement import (
+    MAX_NUMBER,
+    MAX_STATEMENT_BYTES,
+    Add,
+    Grant,
+    Remove,
+    decode_statement,
+    open_genesis,
+    sign_genesis,
+    sign_statement,
+)
 from meshd.wire import codec
 from tests.trust.people import added, current, device, founded, granted, mesh_of, recovery, removed
 
@@ -49,8 +59,13 @@ def test_a_new_mesh_has_its_founder_as_admin():
     assert roster.recovery_id not in roster.members
 
 
+@pytest.mark.parametrize(("mesh", "name"), [("x", "d"), ("x" * 63, "d"), ("a b", "d" * 63)])
+def test_fit_names_are_taken(mesh: str, name: str):
+    assert found(device(0), mesh, name, recovery().public_key).mesh_name == mesh
+
+
 @pytest.mark.parametrize(
-    ("mesh", "name"), [("", "d"), (" home", "d"), ("ho\nme", "d"), ("x" * 64, "d"), ("home", "-d")]
+    ("mesh", "name"), [("", "d"), (" home", "d"), ("ho\nme", "d"), ("x" * 64, "d"), ("home", "-d"), ("home", "d" * 64)]
 )
 def test_unfit_names_are_refused(mesh: str, name: str):
     assert code_of(found, device(0), mesh, name, recovery().public_key) == "E_USAGE"
@@ -136,6 +151,7 @@ def test_grants_end_at_a_depth():
         roster = added(roster, level - 1, level, "admin")
     last = device(MAX_LEVEL - 1)
     assert code_of(roster.add, last, device(99).certificate, "deep", "admin") == "E_NOT_ADMIN"
+    assert code_of(added(roster, 0, 98).grant, last, device(98).node_id) == "E_NOT_ADMIN"
     assert roster.merge([roster.add(last, device(99).certificate, "deep", "member")])[0].is_current(device(99).node_id)
     for level in (MAX_LEVEL, MAX_LEVEL + 1):
         act = Grant(device(level).certificate, f"d{level}")
@@ -322,6 +338,42 @@ def test_bad_statements_are_the_peers_fault():
     assert roster.merge([by_stranger])[1] == ()
 
 
+@pytest.mark.parametrize("act", [Add, Grant])
+def test_a_statement_that_an_admin_signed_for_no_certificate_is_malformed(act: type):
+    """Else it would be the whole roster that can't be read."""
+    roster = mesh_of(1)
+    changed = bytearray(device(2).certificate)
+    changed[-1] ^= 1
+    for certificate in (b"", b"no certificate", bytes(changed), device(2).certificate + b"x"):
+        fields = (certificate, "d2", "member") if act is Add else (certificate, "d2")
+        bad = sign_statement(device(0), roster.mesh_id, 2, bytes(32), act(*fields))
+        assert code_of(decode_statement, bad) == code_of(roster.merge, [bad]) == "P_MALFORMED"
+
+
+def test_statements_are_read_up_to_a_size():
+    """Those of later versions too, which nothing but their size is known of."""
+    roster = founded()
+    sizes = list[int]()
+    for filler in range(3800, 4000):
+        payload = codec.encode([1, device(0).node_id, 1, bytes(roster.mesh_id), 9, bytes(filler)])
+        data = payload + device(0).sign("meshd/statement/v1", roster.mesh_id, payload)
+        if len(data) <= MAX_STATEMENT_BYTES:
+            sizes.append(len(data))
+            assert roster.merge([data])[1] == (data,)
+        else:
+            assert code_of(roster.merge, [data]) == "P_MALFORMED"
+    assert sizes[-1] == MAX_STATEMENT_BYTES
+
+
+@pytest.mark.parametrize(("number", "is_one"), [(0, False), (1, True), (MAX_NUMBER, True), (MAX_NUMBER + 1, False)])
+def test_numbers_of_statements_fit_into_heads(number: int, is_one: bool):
+    data = sign_statement(device(0), founded().mesh_id, number, bytes(32), Remove(device(1).node_id, None))
+    if is_one:
+        assert decode_statement(data).number << 32 | 2**32 - 1 < 2**63
+    else:
+        assert code_of(decode_statement, data) == "P_MALFORMED"
+
+
 def test_an_unsigned_statement_that_waited_is_dropped_quietly():
     roster = added(added(founded(), 0, 1, "admin"), 1, 2)
     grant, add = roster.all_statements()
@@ -480,19 +532,46 @@ def test_the_deepest_chain_fits():
     assert sum(map(len, chain)) <= MAX_CHAIN_BYTES
 
 
+def test_of_two_chains_that_do_not_fit_the_lower_end_is_shown():
+    """At a relay, which is shown its own place too."""
+    roster = founded()
+    for first, role in ((100, "member"), (200, "relay")):
+        for number in range(first, first + MAX_LEVEL):
+            issuer = device(number - 1 if number > first else 0)
+            is_last = number == first + MAX_LEVEL - 1
+            add = roster.add(issuer, device(number).certificate, f"{number:x<63}", role if is_last else "admin")
+            roster = roster.merge([add])[0]
+    own, relays = (device(first + MAX_LEVEL - 1).node_id for first in (100, 200))
+    both, whole = roster.chain_for(own, relays), roster.chain_for(own) + roster.chain_for(relays)[1:]
+    assert len(both) < len(whole)
+    assert MAX_CHAIN_BYTES - 600 < sum(map(len, both)) <= MAX_CHAIN_BYTES
+    assert both[:17] == whole[:17]
+    assert both[17:] == whole[17 - len(both) :]
+
+
+def test_the_relays_are_those_in_the_mesh_now_first_added_first():
+    roster = mesh_of(1)
+    for number in (5, 3, 4):
+        roster = added(roster, 0, number, "relay")
+    assert [member.name for member in roster.relays()] == ["d5", "d3", "d4"]
+    assert [member.name for member in removed(roster, device(0), 3).relays()] == ["d5", "d4"]
+
+
 # resolving
 
 
 def test_devices_are_found_by_name_id_and_prefix():
     roster = mesh_of(1, 2)
     text = to_text(device(1).node_id)
-    for wanted in ("d1", "D1", text, text[:10], text.upper()):
+    for wanted in ("d1", "D1", text, text[:10], text[:4], text.upper()):
         assert roster.resolve(wanted).id == device(1).node_id
     assert code_of(roster.resolve, text[:3]) == "E_UNKNOWN_DEVICE"
     assert code_of(roster.resolve, "") == "E_UNKNOWN_DEVICE"
     assert code_of(removed(roster, device(0), 1).resolve, "d1") == "E_UNKNOWN_DEVICE"
     with pytest.raises(MeshdError, match=r"^d1 was removed from this mesh\.$"):
         removed(roster, device(0), 1).resolve("d1")
+    with pytest.raises(MeshdError, match=r"^No device 'd9' in this mesh\.$"):
+        removed(roster, device(0), 1).resolve("d9")
 
 
 def test_two_devices_of_one_name_are_ambiguous():
@@ -551,17 +630,77 @@ def test_an_admin_that_fills_the_roster_can_be_removed_from_above():
     assert current(roster.merge([roster.remove(recovery(), device(0).node_id)])[0]) == {"d1"}
 
 
-def test_a_cut_that_gives_a_late_statement_an_early_number_honours_none():
-    """Device 1 is above 2, and covers for what 2 did after the founder had cut it."""
+@pytest.mark.parametrize("late", range(4, 12))
+def test_a_cut_that_gives_a_late_statement_an_early_number_honours_none(late: int):
+    """Device 1 is above 2, and covers for what 2 did after the founder had cut it: whichever hash is the lower."""
     roster = granted(granted(mesh_of(1, 2), 0, 1), 1, 2)
-    roster = added(added(roster, 2, 3), 2, 4)
+    roster = added(added(roster, 2, 3), 2, late)
     statements = [decode_statement(data) for data in roster.all_statements()]
     (last,) = [s for s in statements if (s.issuer, s.number) == (device(2).node_id, 2)]
     own = [s for s in statements if s.issuer == device(1).node_id]
     cover = sign_statement(device(1), roster.mesh_id, len(own) + 1, own[-1].id, Remove(device(2).node_id, (1, last.id)))
     cut = roster.remove(recovery(), device(2).node_id, honoured=1)
-    assert "d4" not in current(roster.merge([cut])[0])
-    assert "d4" not in current(roster.merge([cut, cover])[0])
+    assert f"d{late}" not in current(roster.merge([cut])[0])
+    assert f"d{late}" not in current(roster.merge([cut, cover])[0])
+
+
+def test_a_cut_honours_nothing_of_another_that_the_chain_was_led_to():
+    """Device 2 goes on from a statement of 1's that is void, which would count again once 2 is cut behind it."""
+    roster = added(added(founded(), 0, 1, "admin"), 0, 2, "admin")
+    own = roster.all_statements()
+    (void,) = (data for data in added(roster, 1, 9).all_statements() if data not in own)
+    cut = added(removed(roster, device(0), 1, honoured=0), 2, 4).merge([void])[0]
+    assert current(cut) == {"d0", "d2", "d4"}
+    led = sign_statement(
+        device(2), roster.mesh_id, 3, hashlib.sha256(void).digest(), Add(device(3).certificate, "d3", "member")
+    )
+    after = removed(cut.merge([led])[0], device(0), 2)
+    assert current(after) == {"d0", "d3"}
+    assert not after.is_doubted(device(4).node_id)  # nothing is missing of that chain
+
+
+def chained(
+    issuer: int, roster: Roster, *acts: Add | Grant | Remove, after: bytes = b"", number: int = 1
+) -> list[bytes]:
+    """The issuer's statements for these acts, one behind the other; from the beginning, or after the one given."""
+    previous, made = hashlib.sha256(after).digest() if after else bytes(roster.mesh_id), list[bytes]()
+    for act in acts:
+        made.append(sign_statement(device(issuer), roster.mesh_id, number, previous, act))
+        number, previous = number + 1, hashlib.sha256(made[-1]).digest()
+    return made
+
+
+def adding(number: int) -> Add:
+    return Add(device(number).certificate, f"d{number}", "member")
+
+
+def granting(number: int) -> Grant:
+    return Grant(device(number).certificate, f"d{number}")
+
+
+def test_in_doubt_is_who_was_added_before_what_is_missing_and_whom_these_added():
+    """Of device 1's chain the fourth is missing when it is cut at the fifth."""
+    roster = added(founded(), 0, 1, "admin")
+    own = chained(1, roster, granting(2), Remove(device(20).node_id, None), adding(4), adding(5), adding(6), adding(7))
+    fork = chained(1, roster, adding(8), after=own[2], number=4)
+    below = [*chained(2, roster, granting(3), adding(9)), *chained(3, roster, granting(2))]  # in a ring
+    cut = removed(roster.merge(own[:5])[0], device(0), 1).all_statements()
+    known = roster.merge([*own[:3], *own[4:], *fork, *below])[0].merge(set(cut) - {own[3]})[0]
+    assert current(known) == {"d0", "d6"}
+    assert [number for number in range(1, 21) if known.is_doubted(device(number).node_id)] == [2, 3, 4, 9]
+    whole = known.merge([own[3]])[0]
+    assert current(whole) == {"d0", "d2", "d3", "d4", "d5", "d6", "d9"}
+    assert not any(whole.is_doubted(device(number).node_id) for number in range(21))
+
+
+@pytest.mark.parametrize("act", [Add, Grant])
+def test_nobody_says_anything_of_the_founder_or_the_recovery_key_but_their_removal(act: type):
+    roster = added(founded(), 0, 1, "admin")
+    for issuer in (device(1), device(0), recovery()):
+        for about in (device(0), recovery()):
+            fields = (about.certificate, "other", "relay") if act is Add else (about.certificate, "other")
+            statement = sign_statement(issuer, roster.mesh_id, 9, bytes(32), act(*fields))
+            assert dict(roster.merge([statement])[0].members) == dict(roster.members)
 
 
 def test_an_admin_can_make_an_admin_of_whom_another_beside_it_removed():
