@@ -11,6 +11,7 @@ from meshd.wire import codec
 from tests.trust.people import device
 
 DAY_S = 24 * 3600.0
+LONGEST_HOST = "a." * 126 + "a"
 
 
 def card_of(number: int, **fields: object) -> Card:
@@ -69,14 +70,19 @@ def test_a_card_that_others_would_refuse_is_our_bug(fields: dict[str, object]):
 
 
 @pytest.mark.parametrize(
-    "host", ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", "fe80::1%2", "pi.local", "pi", "a.b-c.d."]
+    "host",
+    ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", "fe80::1%2", "pi.local", "pi", "a.b-c.d.", "x" * 63, LONGEST_HOST],
 )
 def test_hosts(host: str):
     assert is_host(host)
 
 
 @pytest.mark.parametrize(
-    "host", ["", "a b", "-a", "a..b", "192.0.2.1%eth0", "pi%eth0", "fe80::1%", "fe80::1%e/0", "x" * 254, "a\n", "é.de"]
+    "host",
+    [
+        *("", "a b", "-a", "a..b", "192.0.2.1%eth0", "pi%eth0", "fe80::1%", "fe80::1%e/0", "a\n", "é.de"),
+        *("x" * 64, LONGEST_HOST + "a"),
+    ],
 )
 def test_no_hosts(host: str):
     assert not is_host(host)
@@ -101,10 +107,11 @@ def test_any_cbor_is_a_card_or_an_error(value: object):
         open_card(payload + device(1).sign("meshd/card/v1", payload), device(1).public_key)
 
 
-def test_an_overlong_card_is_refused():
+@pytest.mark.parametrize(("size", "code"), [(4096, "P_MALFORMED"), (4097, "P_OVERSIZED")])
+def test_an_overlong_card_is_refused(size: int, code: str):
     with pytest.raises(RemoteProtocolError) as caught:
-        peek_card_node(bytes(4097))
-    assert caught.value.code == "P_OVERSIZED"
+        peek_card_node(bytes(size))
+    assert caught.value.code == code
 
 
 # prekeys

@@ -1,3 +1,4 @@
+import hashlib
 import random
 import ssl
 from pathlib import Path
@@ -6,7 +7,14 @@ import pytest
 from aioquic.tls import verify_certificate
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +39,12 @@ def test_one_key_always_gives_the_same_identity():
     assert again == device(1)
     assert again.certificate == device(1).certificate
     assert device(2).node_id != again.node_id
+
+
+def test_the_certificate_of_a_key_is_the_same_in_every_version():
+    """Rosters hold it, and a byte that is another one shuts the device out."""
+    known = "800bd62622cc0b132af627c3e8cb00f3517f9099e58080bcfa566f566869f8c0"
+    assert hashlib.sha256(device(1).certificate).hexdigest() == known
 
 
 def test_id_is_the_hash_of_the_public_key_info():
@@ -180,6 +194,14 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path):
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     path.chmod(0o600)
     assert "another kind" in _refusal(tmp_path).message
+
+
+def test_a_key_under_a_password_is_refused(tmp_path: Path):
+    key = load_pem_private_key(device(1).private_key_pem(), None)
+    path = tmp_path / KEY_FILE
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")))
+    path.chmod(0o600)
+    assert "holds no key" in _refusal(tmp_path).message
 
 
 def test_a_missing_directory_a_link_and_a_directory_are_refused(tmp_path: Path):

@@ -13,6 +13,7 @@ from meshd.trust.seal import (
     SourceSession,
     UnknownPrekey,
     accept_offer,
+    is_authentic_offer,
     open_blob,
     open_need_offer,
     open_stale_epoch,
@@ -104,6 +105,19 @@ def test_an_offer_of_another_source_or_for_another_destination_is_refused():
     refused("P_AUTH", accept_offer, OTHER, SOURCE.public_key, offer, keys)
 
 
+@pytest.mark.parametrize("place", [2, 3], ids=["source", "destination"])
+def test_an_offer_that_is_signed_but_names_another_device_is_refused(place: int):
+    keys = prekeys()
+    offer = session_to(keys).offer
+    assert is_authentic_offer(SOURCE.public_key, DESTINATION.public_key, offer)
+    fields = codec.decode(offer[:-64])
+    fields[place] = OTHER.node_id
+    payload = codec.encode(fields)
+    signed = payload + SOURCE.sign("meshd/offer/v1", DESTINATION.public_key, payload)
+    assert not is_authentic_offer(SOURCE.public_key, DESTINATION.public_key, signed)
+    refused("P_AUTH", accept_offer, DESTINATION, SOURCE.public_key, signed, keys)
+
+
 def test_a_stolen_wrapping_signed_by_a_thief_does_not_unwrap():
     keys = prekeys()
     offer = session_to(keys).offer
@@ -176,6 +190,11 @@ def test_a_need_for_an_offer_with_the_card_of_another_is_refused():
     card = sign_card(OTHER, card_of(OTHER, prekeys()))
     data = sign_need_offer(DESTINATION, SOURCE.node_id, bytes(16), card)
     refused("P_AUTH", open_need_offer, DESTINATION.public_key, data)
+
+
+@pytest.mark.parametrize(("size", "code"), [(512, "P_MALFORMED"), (513, "P_OVERSIZED")])
+def test_an_overlong_offer_is_refused(size: int, code: str):
+    refused(code, peek_offer, bytes(size))
 
 
 @given(st.binary(max_size=600))
