@@ -90,6 +90,11 @@ def test_any_text_is_a_code_or_an_error(text: str, raw: bytes):
         assert code_of(InviteCode.parse, word) == "E_CODE_MALFORMED"
 
 
+def test_a_code_begins_as_codes_do():
+    with pytest.raises(MeshdError, match="does not begin with meshd1-"):
+        InviteCode.parse(str(CODE).removeprefix(CODE_PREFIX))
+
+
 def test_a_code_does_not_show_its_secret():
     assert repr(CODE.secret) not in repr(CODE)
     assert CODE.secret not in CODE.id + CODE.key
@@ -149,10 +154,22 @@ def test_the_register_is_bounded():
     invitations = Invitations()
     codes = [create(invitations, seed=seed) for seed in range(MAX_INVITATIONS)]
     assert code_of(create, invitations, 0.0, 1000) == "E_BUSY"
-    create(invitations, now=601.0, seed=1001)
+    create(invitations, now=600.0, seed=1001)
     assert sum(invitations.find(code.id) is not None for code in codes) == MAX_INVITATIONS - 1
-    create(invitations, now=602.0 + KEPT_AFTER_END_S, seed=1002)
+    create(invitations, now=600.0 + KEPT_AFTER_END_S, seed=1002)
     assert all(invitations.find(code.id) is None for code in codes)
+
+
+def test_of_a_full_register_the_code_that_would_have_ended_first_makes_room():
+    invitations = Invitations()
+    codes = [create(invitations, seed=seed, expires_s=600.0 + seed) for seed in range(MAX_INVITATIONS)]
+    for used in (20, 10, 30):
+        invitations.consume(codes[used].id, KEY, 1.0)
+    for number, gone in enumerate((10, 20, 30)):
+        create(invitations, 2.0, 1000 + number)
+        assert invitations.find(codes[gone].id) is None
+    assert code_of(create, invitations, 2.0, 2000) == "E_BUSY"
+    assert sum(invitations.find(code.id) is not None for code in codes) == MAX_INVITATIONS - 3
 
 
 def test_guesses_are_counted_per_network():

@@ -12,9 +12,12 @@ from meshd.trust.card import CardAddress
 from meshd.trust.identity import Identity
 from meshd.trust.invite import Invitations, InviteCode, InviterExchange, JoinerExchange
 from meshd.trust.joining import (
+    MAX_ANSWER_BYTES,
     MAX_JOIN_FRAME_BYTES,
     JoinAnswer,
     JoinChallenge,
+    JoinFrame,
+    JoinHello,
     JoinPart,
     JoinProof,
     JoinRefusal,
@@ -293,7 +296,7 @@ def test_a_code_of_another_mesh_is_noticed():
     assert caught.value.code == "E_CODE_OTHER_MESH"
 
 
-@pytest.mark.parametrize("which", ["without the joiner", "inviter removed", "forged"])
+@pytest.mark.parametrize("which", ["without the joiner", "joiner removed", "inviter removed", "forged"])
 def test_an_answer_that_does_not_prove_the_membership_is_refused(which: str):
     household = Household()
     code = household.invite()
@@ -302,6 +305,7 @@ def test_an_answer_that_does_not_prove_the_membership_is_refused(which: str):
     member = added(household.roster, 0, 1)
     statements = {
         "without the joiner": (),
+        "joiner removed": removed(member, device(0), 1).all_statements(),
         "inviter removed": removed(member, recovery(), 0).all_statements(),
         "forged": (member.all_statements()[0][:-1] + b"!",),
     }[which]
@@ -339,14 +343,18 @@ def test_every_field_of_the_answer_is_guarded(field: str):
     assert joiner.joined is None
 
 
-def test_parts_that_are_empty_or_changed_are_refused():
-    for change in (lambda part: JoinPart(b""), lambda part: JoinPart(part.data[:-1] + b"!")):
-        household = Household()
-        joiner = joining(household.invite())
-        first, part = household.commit(prove(household, joiner))
-        joiner.receive(first)
-        with pytest.raises(RemoteProtocolError):
-            joiner.receive(encode_join_frame(change(decode_join_frame(part))))
+@pytest.mark.parametrize(("change", "code"), [(b"", "P_OVERSIZED"), (b"!", "P_AUTH")])
+def test_parts_that_are_empty_or_changed_are_refused(change: bytes, code: str):
+    household = Household()
+    joiner = joining(household.invite())
+    first, data = household.commit(prove(household, joiner), (b"card",))
+    part = decode_join_frame(data)
+    assert isinstance(part, JoinPart)
+    joiner.receive(first)
+    with pytest.raises(RemoteProtocolError) as caught:
+        joiner.receive(encode_join_frame(JoinPart(part.data[:-1] + change if change else b"")))
+    assert caught.value.code == code
+    assert joiner.joined is None
 
 
 def test_frames_out_of_order_end_it():
@@ -365,10 +373,42 @@ def test_frames_out_of_order_end_it():
         joiner.receive(encode_join_frame(JoinChallenge(INVITER.certificate, bytes(32))))
 
 
-def test_nobody_is_admitted_before_the_proof():
-    inviter = Household().exchange()
-    with pytest.raises(LocalProtocolError):
-        inviter.admitted(founded().genesis, (), ())
+def test_nobody_is_admitted_before_the_proof_nor_twice_nor_after_a_refusal():
+    household = Household()
+    joiner, inviter = joining(household.invite()), household.exchange()
+
+    def admitted() -> None:
+        with pytest.raises(LocalProtocolError, match="nobody to admit"):
+            inviter.admitted(founded().genesis, (), ())
+
+    admitted()
+    (challenge,) = inviter.receive(joiner.start())
+    admitted()
+    (proof,) = joiner.receive(challenge)
+    inviter.receive(proof)
+    household.commit(inviter)
+    admitted()
+    inviter = prove(household, joining(household.invite(), STRANGER))
+    inviter.refuse(MeshdError("E_FULL", "the disk is full"))
+    admitted()
+
+
+def test_an_answer_that_no_joiner_would_take_is_not_sent():
+    household = Household()
+    empty = len(codec.encode([founded().genesis, [], [bytes(2**16)]])) - 2**16
+    for size, is_sent in ((MAX_ANSWER_BYTES - empty, True), (MAX_ANSWER_BYTES - empty + 1, False)):
+        inviter = prove(household, joining(household.invite()))
+        if is_sent:
+            assert decode_join_frame(inviter.admitted(founded().genesis, (), [bytes(size)])[0]).size == MAX_ANSWER_BYTES
+        else:
+            with pytest.raises(LocalProtocolError, match="an answer of"):
+                inviter.admitted(founded().genesis, (), [bytes(size)])
+
+
+def test_a_joiner_that_has_not_begun_takes_no_frame():
+    with pytest.raises(RemoteProtocolError) as caught:
+        joining(Household().invite()).receive(encode_join_frame(JoinChallenge(INVITER.certificate, bytes(32))))
+    assert caught.value.code == "P_UNEXPECTED"
 
 
 def test_a_refusal_is_shown_clean_and_only_with_a_code_for_people():
@@ -377,10 +417,53 @@ def test_a_refusal_is_shown_clean_and_only_with_a_code_for_people():
     with pytest.raises(MeshdError) as caught:
         joiner.receive(encode_join_frame(JoinRefusal("E_CODE_USED", "gone\x1b[2J")))
     assert caught.value.message == "gone[2J"
-    joiner = joining(Household().invite())
-    joiner.start()
-    with pytest.raises(RemoteProtocolError):
-        joiner.receive(encode_join_frame(JoinRefusal("P_AUTH", "")))
+    for code in ("P_AUTH", "E_NEVER_HEARD_OF"):
+        joiner = joining(Household().invite())
+        joiner.start()
+        with pytest.raises(RemoteProtocolError) as refused:
+            joiner.receive(encode_join_frame(JoinRefusal(code, "")))
+        assert refused.value.code == "P_UNEXPECTED"
+
+
+@pytest.mark.parametrize(
+    ("fitting", "over"),
+    [
+        (
+            JoinHello(1, bytes(16), JOINER.certificate, bytes(32)),
+            JoinHello(2, bytes(16), JOINER.certificate, bytes(32)),
+        ),
+        (JoinChallenge(INVITER.certificate, bytes(32)), JoinChallenge(INVITER.certificate, bytes(33))),
+        (JoinProof("x" * 63, bytes(32), bytes(64)), JoinProof("x" * 64, bytes(32), bytes(64))),
+        (
+            JoinAnswer(1, bytes(32), bytes(32), bytes(64)),
+            JoinAnswer(0, bytes(32), bytes(32), bytes(64)),
+        ),
+        (
+            JoinAnswer(16 * 1024 * 1024, bytes(32), bytes(32), bytes(64)),
+            JoinAnswer(16 * 1024 * 1024 + 1, bytes(32), bytes(32), bytes(64)),
+        ),
+        (JoinPart(bytes(16 * 1024)), JoinPart(bytes(16 * 1024 + 1))),
+        (JoinRefusal("x" * 32, ""), JoinRefusal("x" * 33, "")),
+        (JoinRefusal("", "x" * 200), JoinRefusal("", "x" * 201)),
+    ],
+    ids=lambda frame: type(frame).__name__,
+)
+def test_over_the_limit_is_malformed(fitting: JoinFrame, over: JoinFrame):
+    assert decode_join_frame(encode_join_frame(fitting)) == fitting
+    with pytest.raises(RemoteProtocolError, match="P_MALFORMED"):
+        decode_join_frame(encode_join_frame(over))
+
+
+@pytest.mark.parametrize("value", [[], {}, "", [True, bytes(9)], [[5], b""], [5.0, b""], [None], [7], 5])
+def test_no_other_value_is_a_frame(value: object):
+    with pytest.raises(RemoteProtocolError, match="P_MALFORMED"):
+        decode_join_frame(codec.encode(value))
+
+
+def test_a_frame_is_read_up_to_a_size():
+    for size, code in ((20 * 1024, "P_MALFORMED"), (20 * 1024 + 1, "P_OVERSIZED")):
+        with pytest.raises(RemoteProtocolError, match=code):
+            decode_join_frame(bytes(size))
 
 
 @given(

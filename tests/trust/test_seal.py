@@ -128,6 +128,16 @@ def test_a_stolen_wrapping_signed_by_a_thief_does_not_unwrap():
     refused("P_BUNDLE", accept_offer, DESTINATION, OTHER.public_key, stolen, keys)
 
 
+def test_an_offer_that_wraps_nothing_is_its_sources_fault():
+    """The zeros are a point of low order: no key can be agreed on with it."""
+    keys = prekeys()
+    fields = codec.decode(session_to(keys).offer[:-64])
+    for wrapped in (bytes(80), b"x" * 80):
+        payload = codec.encode([*fields[:5], wrapped])
+        offer = payload + SOURCE.sign("meshd/offer/v1", DESTINATION.public_key, payload)
+        refused("P_BUNDLE", accept_offer, DESTINATION, SOURCE.public_key, offer, keys)
+
+
 def test_an_unknown_prekey_is_answered_by_a_rewrap_of_the_same_root():
     old, new = prekeys(1), prekeys(2)
     source = session_to(old)
