@@ -248,6 +248,26 @@ class TestCodec:
             except codec.ShapeError:
                 continue
 
+    @pytest.mark.parametrize(
+        ("shape", "most", "over"),
+        [
+            (codec.uint(9, 3), 9, 10),
+            (codec.uint(9, 3), 3, 2),
+            (codec.blob(4), bytes(4), bytes(5)),
+            (codec.blob(4), bytes(4), bytes(3)),
+            (codec.blob_up_to(3), bytes(3), bytes(4)),
+            (codec.text(2), "ab", "abc"),
+            (codec.array(codec.uint(), 2), [1, 2], [1, 2, 3]),
+            (codec.mapping(2, codec.text(1), codec.uint()), {"a": 1, "b": 2}, {"a": 1, "b": 2, "c": 3}),
+            (codec.record(lambda *items: items, codec.uint(), codec.uint()), [1, 2], [1, 2, 3]),
+            (codec.record(lambda *items: items, codec.uint(), codec.uint()), [1, 2], [1]),
+        ],
+    )
+    def test_shapes_have_limits(self, shape: codec.Shape, most: object, over: object) -> None:
+        assert shape(most) == (tuple(most) if isinstance(most, list) else most)
+        with pytest.raises(codec.ShapeError):
+            shape(over)
+
     def test_a_bool_is_no_integer_and_an_integer_no_bool(self) -> None:
         for shape, value in ((codec.uint(), True), (codec.boolean, 1), (codec.uint(5, 2), 1), (codec.uint(5), 6)):
             with pytest.raises(codec.ShapeError):
