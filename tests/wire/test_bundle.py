@@ -1,5 +1,6 @@
 """Heads, contents and messages of bundles: whole, or the sender's fault."""
 
+import hashlib
 from collections.abc import Callable
 
 import attrs
@@ -82,6 +83,18 @@ def test_the_id_tells_head_from_body(head: bytes, body: bytes, cut: int) -> None
     cut %= len(whole) + 1
     if whole[:cut] != head:
         assert bundle_id(whole[:cut], whole[cut:]) != bundle_id(head, body)
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_the_id_is_of_every_byte(head: bytes, body: bytes) -> None:
+    assert bundle_id(head, body) == hashlib.sha256(len(head).to_bytes(4, "big") + head + body).digest()[:20]
+
+
+@pytest.mark.parametrize("several", [[Message(b"")] * MAX_MESSAGES, [Message(bytes(1024 * 1024))]])
+def test_the_most_and_the_largest_messages_come_back(several: list[Message]) -> None:
+    full = Content("box", None, None, len(several), encode_messages(several))
+    assert unpack_content(pack_content(full)) == full
+    assert decode_messages(full.messages, len(several)) == tuple(several)
 
 
 @given(several)
