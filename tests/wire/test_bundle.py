@@ -141,6 +141,13 @@ class TestCompression:
         packed = pack_content(content(noise))
         assert len(packed) <= len(noise) + 100
 
+    @pytest.mark.parametrize("marker", [b"\x02", b"\xff"])
+    def test_an_unknown_marker_is_refused_whatever_follows(self, marker: bytes) -> None:
+        plain, packed = (pack_content(content(payload)) for payload in (b"x", bytes(COMPRESS_FROM_BYTES)))
+        for body in (plain[1:], packed[1:]):
+            with pytest.raises(RemoteProtocolError, match="unknown compression"):
+                unpack_content(marker + body)
+
     @pytest.mark.parametrize("size", [MAX_BUNDLE_BYTES + 1, 64 * 1024 * 1024])
     def test_a_bomb_is_refused_before_it_is_unpacked(self, size: int) -> None:
         bomb = zstandard.ZstdCompressor(level=1).compress(bytes(size))
