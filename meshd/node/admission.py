@@ -2,11 +2,10 @@
 
 import hashlib
 import random
-import re
 
 import attrs
 
-from meshd.errors import MeshdError, RemoteProtocolError
+from meshd.errors import MeshdError
 from meshd.ids import is_device_name, to_text
 from meshd.node.effects import AdmitAnswer, StartJoin
 from meshd.node.membership import Membership
@@ -16,12 +15,12 @@ from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import PutFact
 from meshd.store.reads import Snapshot
 from meshd.trust.card import CardAddress
+from meshd.trust.identity import key_node_id
 from meshd.trust.invite import Admission, Invitations, InviteCode, Joined
 
 _ONLY = b""
 _MAX_INVITE_S = 7 * 86400
 _ROLES = {"member": "member", "relay": "relay", "admin": "admin"}
-_MESH_NAME = re.compile(r"\S(.{0,61}\S)?")
 
 
 @attrs.frozen
@@ -59,8 +58,7 @@ class Admissions:
 
     def init(self, turn: Turn, request: InitMesh) -> None:
         """Found a mesh. Raises MeshdError."""
-        if not _MESH_NAME.fullmatch(request.name) or not request.name.isprintable():
-            raise MeshdError("E_USAGE", "A mesh name has 1 to 63 printable characters.", "Choose another name.")
+        self._check_no_join()
         words = self._membership.found(turn, request.name)
         turn.answer_when_durable(request, Result({**self._self_description(), "recovery_words": words}))
 
@@ -107,7 +105,11 @@ class Admissions:
         admission = event.admission
         membership = self._membership
         try:
-            if not admission.repeat and not self._has_used(admission):
+            if admission.repeat or self._has_used(admission):
+                device = key_node_id(admission.public_key)
+                if membership.public_key(device) is None:  # it was in when it proved the code
+                    raise MeshdError("E_REMOVED_DEVICE", f"{admission.name} was removed from this mesh.")
+            else:
                 name = membership.require_roster().free_name(admission.name)
                 statement = membership.require_roster().add(
                     membership.identity, admission.certificate, name, admission.role
@@ -133,8 +135,7 @@ class Admissions:
         membership = self._membership
         if membership.roster is not None:
             raise MeshdError("E_ALREADY_IN_MESH", f"This device is in the mesh {membership.roster.mesh_name}.")
-        if self._joining:
-            raise MeshdError("E_BUSY", "A join is under way already.")
+        self._check_no_join()
         name = request.name or membership.name
         if not is_device_name(name):
             raise MeshdError(
@@ -147,6 +148,11 @@ class Admissions:
         self._joining[ticket] = request
         turn.emit(StartJoin(ticket, request.code, name))
 
+    def _check_no_join(self) -> None:
+        """Of two meshes that one device enters at a time, the last would take the place of the first."""
+        if self._joining:
+            raise MeshdError("E_BUSY", "A join is under way already.")
+
     def join_ended(self, turn: Turn, event: JoinEnded) -> None:
         """The exchange is over."""
         request = self._joining.pop(event.ticket)
@@ -156,10 +162,7 @@ class Admissions:
             return
         self._membership.name = event.joined.name
         turn.ops.append(PutFact("name", _ONLY, event.joined.name.encode()))
-        try:
-            self._membership.enter(turn, event.joined.roster, event.joined.cards)
-        except RemoteProtocolError as error:  # cards come unverified; one that is forged is the inviter's fault
-            turn.log("warning", "card refused", reason=error.reason)
+        self._membership.enter(turn, event.joined.roster, event.joined.cards)
         turn.answer_when_durable(request, Result(self._self_description()))
 
     def remove(self, turn: Turn, request: Remove, peers: Peers) -> None:

@@ -192,12 +192,15 @@ class Membership:
         return recovery_words(seed)
 
     def enter(self, turn: Turn, roster: Roster, cards: Iterable[bytes] = ()) -> None:
-        """This device is in the mesh of ``roster`` now."""
+        """This device is in the mesh of ``roster`` now. ``cards`` are as they came; what is none is left out."""
         turn.ops.append(PutFact("genesis", _ONLY, roster.genesis))
         self._store_statements(turn, roster.all_statements())
         self._use(roster)
         for data in cards:
-            self._take_card(turn, data)
+            try:
+                self._take_card(turn, data)
+            except RemoteProtocolError as error:
+                turn.log("warning", "card refused", code=error.code, reason=error.reason)
         self.refresh_card(turn)
         turn.emit(Announce(bytes(roster.mesh_id)))
 

@@ -69,7 +69,7 @@ def discovery_tag(genesis_hash: bytes, salt: bytes, node_id: NodeId) -> bytes:
 def found(identity: Identity, mesh_name: str, device_name: str, recovery_public_key: bytes) -> "Roster":
     """A new mesh with ``identity`` as its first admin. Raises MeshdError (``E_USAGE``) for an unfit name."""
     if not is_mesh_name(mesh_name):
-        raise MeshdError("E_USAGE", "A mesh name has 1 to 63 printable characters.")
+        raise MeshdError("E_USAGE", "A mesh name has 1 to 63 printable characters.", "Choose another name.")
     _check_device_name(device_name)
     return Roster.from_genesis(sign_genesis(identity, mesh_name, device_name, recovery_public_key))
 
