@@ -1,3 +1,4 @@
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -6,12 +7,13 @@ import trio
 from meshd.errors import RemoteProtocolError
 from meshd.links.accept import accept
 from meshd.links.events import AcceptFailed, LinkUp
-from meshd.links.session import open_as_dialer, open_as_listener
+from meshd.links.session import open_as_dialer, open_as_listener, open_as_relay
 from meshd.transport.base import Connection, Lane, TransportError
-from meshd.trust.handshake import DialerHandshake, HandshakeResult, ListenerHandshake
+from meshd.trust.handshake import DialerHandshake, HandshakeResult, ListenerHandshake, RelayHandshake
 from meshd.wire.frames import (
     ALPN_LINK,
     MAX_FRAME_BYTES,
+    MAX_PROOF_FRAME_BYTES,
     Cards,
     Challenge,
     Frame,
@@ -19,10 +21,13 @@ from meshd.wire.frames import (
     Ping,
     Pong,
     Reject,
+    Welcome,
     decode_frame,
     encode_frame,
 )
 from tests.links.world import Device, World, connected, run
+
+Listen = Callable[[Connection], Awaitable[None]]
 
 
 def dialer(world: World) -> DialerHandshake:
@@ -66,6 +71,88 @@ def test_both_sides_learn_who_the_other_is_and_large_frames_may_flow() -> None:
         assert [(r.peer, r.peer_epoch) for r in results] == [(world.low.id, world.low.epoch)]
         assert got == [large]
         assert len(large) <= MAX_FRAME_BYTES
+
+    run(body)
+
+
+def relayed(world: World, *, is_let_in: bool) -> tuple[list[HandshakeResult], list[str], Listen]:
+    """How a relay takes connections: by its judge's word. What it led to is noted."""
+    me = world.high
+    results: list[HandshakeResult] = []
+    codes: list[str] = []
+
+    async def judge(handshake: RelayHandshake) -> Welcome:
+        await trio.sleep(1)
+        assert handshake.applicant is not None
+        assert handshake.applicant.peer == world.low.id
+        if is_let_in:
+            return handshake.admit(me.roster, (), me.epoch, world.low.epoch)
+        error = RemoteProtocolError("P_OTHER_MESH", "this relay serves other meshes")
+        handshake.refuse(error)
+        raise error
+
+    async def listen(connection: Connection) -> None:
+        try:
+            results.append(await open_as_relay(connection, RelayHandshake(me.identity, ALPN_LINK, me.rng), judge))
+        except RemoteProtocolError as error:
+            codes.append(error.code)
+        else:
+            await connection.receive()
+
+    return results, codes, listen
+
+
+def test_a_relay_lets_in_whom_its_judge_does_and_large_frames_may_flow() -> None:
+    async def body() -> None:
+        world = World.make()
+        results, codes, listen = relayed(world, is_let_in=True)
+        async with connected(world, use_accepted=listen) as connection:
+            result = await open_as_dialer(connection, dialer(world))
+            await connection.send([encode_frame(Cards(tuple(bytes(4096) for _ in range(16))))], Lane.BULK)
+            await trio.sleep(1)
+        assert (result.peer, result.seen) == (world.high.id, world.low.epoch)
+        assert [(one.peer, one.peer_epoch) for one in results] == [(world.low.id, world.low.epoch)]
+        assert codes == []
+
+    run(body)
+
+
+def test_a_relay_tells_whom_its_judge_refuses_why() -> None:
+    async def body() -> None:
+        world = World.make()
+        results, codes, listen = relayed(world, is_let_in=False)
+        async with connected(world, use_accepted=listen) as connection:
+            with pytest.raises(RemoteProtocolError, match="this relay serves other meshes") as caught:
+                await open_as_dialer(connection, dialer(world))
+        assert (caught.value.code, codes, results) == ("P_OTHER_MESH", ["P_OTHER_MESH"], [])
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([], "P_TIMEOUT"),
+        ([encode_frame(Ping(1))], "P_UNEXPECTED"),
+        ([b"x" * 5000], "P_OVERSIZED"),
+        ([encode_frame(Hello((1,), bytes(32)))], "P_TIMEOUT"),
+        ([encode_frame(Hello((1,), bytes(32))), encode_frame(Ping(1))], "P_UNEXPECTED"),
+        ([encode_frame(Hello((1,), bytes(32))), bytes(MAX_PROOF_FRAME_BYTES + 1)], "P_OVERSIZED"),
+    ],
+)
+def test_a_relay_hears_hello_and_proof_alone_and_not_for_long(frames: list[bytes], code: str) -> None:
+    async def body() -> None:
+        world = World.make()
+        results, codes, listen = relayed(world, is_let_in=True)
+        async with connected(world, use_accepted=listen) as connection:
+            connection.set_limit(MAX_FRAME_BYTES)
+            for frame in frames:
+                await connection.send([frame], Lane.CONTROL)
+                await trio.sleep(0.1)
+            heard = await until_closed(connection)
+            assert trio.current_time() <= 6.5
+        assert (results, codes) == ([], [code])
+        assert all(isinstance(frame, Challenge | Reject) for frame in heard)
 
     run(body)
 
