@@ -132,13 +132,6 @@ class FlowArrivals:
         self._held.setdefault(held.service, []).append(held)
         self._held[held.service].sort(key=lambda item: item.number)
 
-    def drop_held(self, row: int) -> None:
-        """A held bundle was deleted."""
-        for service, waiting in list(self._held.items()):
-            self._held[service] = [item for item in waiting if item.row != row]
-            if not self._held[service]:
-                del self._held[service]
-
     def releases(self, now_ms: int) -> list[Release]:
         """Take every held bundle whose turn it is, in order."""
         ready: list[Release] = []

@@ -149,8 +149,7 @@ class SpoolQueue:
             return
         self.loading = False
         for waiting in rows:
-            if waiting.row > self._loaded_to:
-                self._append(waiting)
+            self._append(waiting)
         self._loaded_to = max(self._loaded_to, up_to)
         self.on_disk = not complete or self._grew_while_loading
 

@@ -143,11 +143,6 @@ class Shelf:
         self.next_offset += count
         self.tail = Segment(self.next_offset, self.next_offset)
 
-    def append_stored(self, entry: Entry) -> None:
-        """A batch at ``next_offset`` whose messages are on disk only: memory starts anew after it."""
-        self.next_offset = entry.last_offset + 1
-        self.tail = Segment(self.next_offset, self.next_offset)
-
     def skip(self, count: int) -> None:
         """Give out offsets to messages that are not stored."""
         self.next_offset += count

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from meshd.ids import BundleId, Epoch, NodeId, Priority
+from meshd.ids import BundleId, NodeId, Priority
 from meshd.links.choice import Contender, preferred, transport_rank
 from meshd.links.events import DialFailed, LinkDown, LinkMeasured, LinkUp
 from meshd.links.quality import Quality
@@ -318,8 +318,3 @@ class Peers:
         What was announced was told to the dialer at once, and what is in old cards may be nobody's any more.
         """
         return [item for item in self.peer(node).addresses.items() if item[1] not in ("mdns", "card")]
-
-    def epoch_of(self, node: NodeId) -> Epoch | None:
-        """The peer's epoch on its link in use."""
-        link = self.link_to(node)
-        return None if link is None else link.up.epoch

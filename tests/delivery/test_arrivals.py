@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from meshd.delivery.arrivals import FlowArrivals, Held, Release, Verdict
-from meshd.delivery.receipts import MAX_EPOCHS, MAX_REFUSALS
+from meshd.delivery.receipts import MAX_EPOCHS, MAX_REFUSALS, UNREAD
 from meshd.delivery.sequences import MAX_SPANS
 from meshd.ids import Epoch, Number, Priority
 from meshd.wire.codec import ShapeError
@@ -143,6 +143,18 @@ class TestVerdicts:
             arrivals.take(i, "s", number, None, number, LATER)
             arrivals.consume(number)
         assert len(arrivals.receipt((1, 1), 0).epochs) <= 2
+
+    @pytest.mark.parametrize("read", [True, False])
+    def test_the_last_of_an_older_epoch_takes_it_along_however_it_ends(self, read: bool) -> None:
+        arrivals = flow()
+        take(arrivals, 1, None)
+        arrivals.raise_floor(n(1, SECOND))
+        assert [told.epoch for told in arrivals.receipt((1, 1), 0).epochs] == [FIRST]
+        if read:
+            arrivals.consume(n(1))
+        else:
+            arrivals.refuse(n(1), UNREAD)
+        assert arrivals.receipt((1, 1), 0).epochs == ()
 
 
 def test_what_will_not_come_has_not_to_be_consumed() -> None:

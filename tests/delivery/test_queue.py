@@ -239,3 +239,89 @@ def test_what_is_sent_again_is_still_the_first_that_waits() -> None:
     assert floors == [Number(EPOCH, 1)] * 4
     assert [item.row for item in queue.arrived(receipt(1, {1, 2, 5}), 2.0)] == [1, 2, 5]
     assert queue.floor() == Number(EPOCH, 3)
+
+
+def flying(*rows: int, credit: int | None = None) -> SpoolQueue:
+    """A queue that has sent these at 0 s; told of so much credit, if given."""
+    queue = SpoolQueue(NodeId(bytes(16)), Priority.NORMAL)
+    for row in rows:
+        queue.put(waiting(row), keep=True)
+        queue.send_next(0.0)
+    if credit is not None:
+        queue.arrived(receipt(1, set(), credit=credit), 0.0)
+    return queue
+
+
+def test_word_of_room_ends_the_wait_for_it_and_no_other_pause() -> None:
+    queue = flying(1, credit=0)
+    queue.arrived(receipt(2, {1}, credit=0), 1.0)
+    queue.put(waiting(2), keep=True)
+    queue.wait_for_credit(1.0)
+    assert queue.paused_until > 1.0
+    queue.arrived(receipt(3, {1}), 1.0)
+    assert queue.may_send(1.0)
+    queue.pause(9.0, "busy")
+    queue.arrived(receipt(4, {1}), 1.0)
+    assert [queue.may_send(now) for now in (8.9, 9.0)] == [False, True]
+
+
+def test_without_room_one_asks_again_and_each_time_later() -> None:
+    queue = flying(1, credit=0)
+    queue.arrived(receipt(2, {1}, credit=0), 1.0)
+    queue.put(waiting(2), keep=True)
+    queue.put(waiting(3), keep=True)
+    queue.resume()  # of another pause
+    assert not queue.may_send(1.0)
+    queue.wait_for_credit(1.0)
+    first = queue.retry_at()
+    assert first is not None
+    queue.resume()
+    queue.send_next(first)
+    assert not queue.may_send(first), "one is enough to ask"
+    again = queue.retry_at()
+    assert again is not None
+    assert again - first == 2 * (first - 1.0)
+
+
+def test_the_wait_follows_the_round_trips() -> None:
+    queue = flying(1)
+    queue.arrived(receipt(1, {1}), 2.0)
+    waits = []
+    for row, took in ((2, 10.0), (3, 0.0), (4, 0.0)):
+        queue.put(waiting(row), keep=True)
+        queue.send_next(0.0)
+        waits.append(queue.retry_at())
+        queue.arrived(receipt(row, {1, row}), took)
+    assert waits == [8.0, 12.0, 10.5]  # four times 2, 3 and 2.625 s
+
+
+def test_only_what_is_under_way_or_held_back_has_a_time_of_its_own() -> None:
+    queue = SpoolQueue(NodeId(bytes(16)), Priority.NORMAL)
+    assert queue.retry_at() is None
+    queue.put(waiting(1), keep=True)
+    assert queue.retry_at() is None
+    queue.pause(7.0, "busy")
+    assert queue.retry_at() == 7.0
+
+
+def test_silence_twice_in_a_row_is_no_chance() -> None:
+    queue = flying(1)
+    told = []
+    for _ in range(2):
+        queue.retry()
+        told.append(queue.is_unconfirmed)
+    assert told == [False, True]
+    queue.loaded(queue.start_load(), [waiting(1)], up_to=1, complete=True)
+    queue.put(waiting(2), keep=True)
+    queue.send_next(0.0)
+    queue.arrived(receipt(1, {1}), 1.0)
+    assert not queue.is_unconfirmed
+
+
+def test_the_oldest_is_the_first_that_still_waits() -> None:
+    queue = flying(1, 2, 3)
+    ages = []
+    for row in (1, 3, 2):
+        queue.finish_row(row, 2, 100)
+        ages.append(queue.oldest_ms)
+    assert ages == [2, 2, None]
