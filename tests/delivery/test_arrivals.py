@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshd.delivery.arrivals import FlowArrivals, Held, Release, Verdict
+from meshd.delivery.arrivals import MAX_SERVICES, FlowArrivals, Held, Release, Verdict
 from meshd.delivery.receipts import MAX_EPOCHS, MAX_REFUSALS, UNREAD
 from meshd.delivery.sequences import MAX_SPANS
 from meshd.ids import Epoch, Number, Priority
@@ -75,6 +75,20 @@ def test_whoever_waited_long_enough_takes_along_all_before_it() -> None:
     assert [item.row for item in arrivals.releases(50)] == [3, 5]
 
 
+def test_and_nothing_after_it() -> None:
+    arrivals = flow()
+    for sequence, until_ms in ((3, LATER), (5, 50), (7, LATER)):
+        arrivals.take(sequence, "s", n(sequence), n(sequence - 1), None, until_ms)
+    assert [item.row for item in arrivals.releases(50)] == [3, 5]
+    assert take(arrivals, 6, 5) == [6, 7]
+
+
+def test_what_has_had_its_turn_is_never_told_to_be_missing() -> None:
+    arrivals = flow()
+    take(arrivals, 1, None)
+    assert arrivals.take(2, "s", n(2), n(1), n(2), LATER) == Release(2, None, late=False)
+
+
 def test_a_refused_number_is_over_for_who_waits_for_it() -> None:
     arrivals = flow()
     take(arrivals, 1, None)
@@ -135,6 +149,17 @@ class TestVerdicts:
             many.refuse(n(1, Epoch(i, bytes(8))), "no")
         assert many.judge(n(1, Epoch(999, bytes(8)))) is Verdict.NO_ROOM
 
+    def test_services_are_bounded_and_each_counts_once(self) -> None:
+        arrivals = flow()
+        for i in range(1, MAX_SERVICES):
+            number = n(1, Epoch(i, bytes(8)))
+            arrivals.take(2 * i, f"s{i}", n(2, number.epoch), number, None, LATER)
+            arrivals.take(2 * i - 1, f"s{i}", number, None, None, LATER)
+            assert len(arrivals.releases(0)) == 1
+            assert arrivals.has_room_for_service("new")
+        arrivals.take(0, "last", n(1, Epoch(MAX_SERVICES, bytes(8))), None, None, LATER)
+        assert [arrivals.has_room_for_service(name) for name in ("new", "s1")] == [False, True]
+
     def test_finished_epochs_are_forgotten_once_the_floor_has_passed_them(self) -> None:
         arrivals = flow()
         for i in range(1, 10 * MAX_EPOCHS):
@@ -165,6 +190,19 @@ def test_what_will_not_come_has_not_to_be_consumed() -> None:
     arrivals.consume(n(4))
     [told] = arrivals.receipt((1, 1), 0).epochs
     assert (told.arrived, told.consumed) == (4, 4)
+
+
+def test_all_of_the_state_reads_back() -> None:
+    arrivals = flow()
+    take(arrivals, 1, None)
+    arrivals.take(9, "other", n(9), n(8), n(2), LATER)
+    arrivals.refuse(n(5), "malformed")
+    arrivals.consume(n(1))
+    again = FlowArrivals.decode(Priority.NORMAL, arrivals.encode())
+    assert again.encode() == arrivals.encode()
+    assert again.receipt((1, 1), 0) == arrivals.receipt((1, 1), 0)
+    assert again.judge(n(1, Epoch(0, bytes(8)))) is Verdict.STALE_EPOCH
+    assert take(again, 6, 5) == [6], "what was refused is waited for no more"
 
 
 def test_damaged_state_is_noticed() -> None:
@@ -255,7 +293,9 @@ class Flows(RuleBasedStateMachine):
 
     @rule()
     def restart_destination(self) -> None:
-        self.arrivals = FlowArrivals.decode(Priority.NORMAL, self.arrivals.encode())
+        state = self.arrivals.encode()
+        self.arrivals = FlowArrivals.decode(Priority.NORMAL, state)
+        assert self.arrivals.encode() == state
         for held in self.held.values():
             self.arrivals.restore_held(held)
 
