@@ -84,7 +84,10 @@ class Carried:
             self._look(turn, _Look(*flow, receipt), after=0)
 
     def removed(self, turn: Turn, source: NodeId) -> None:
-        """A device left the mesh: nobody takes what it sent."""
+        """A device left the mesh: whoever has heard of that turns away what it sent.
+
+        It would wait, and hold up the mail of others behind it, until its lifetime ends.
+        """
         for queue in self._spool.queues():
             if queue.rows and not queue.own:
                 self._look(turn, _Look(source, queue.destination, queue.priority, None), after=0)

@@ -25,7 +25,7 @@ from meshd.node.soonest import Soonest
 from meshd.node.turn import Tickets, Turn
 from meshd.store.ops import JournalEntry, PutFact, SpoolRow
 from meshd.store.reads import ExpiredRow, Snapshot, TraceRecord
-from meshd.wire.bundle import decode_head, session_of
+from meshd.wire.bundle import session_of
 from meshd.wire.frames import STALE_EPOCH
 
 
@@ -221,9 +221,8 @@ class Spool:
         if not page.is_outdated:
             if queue.destination != self._me and not ends:
                 page = self.loading.seal(turn, page, recipient)
-            rows = page.rows if queue.own else self._without_orphans(turn, queue, page.rows)
             # One that may take no more hops is held, not dropped: it stays where it is until its time is over.
-            waiting = [waiting_of(row) for row in rows if row.hop_limit > 0 or ends]
+            waiting = [waiting_of(row) for row in page.rows if row.hop_limit > 0 or ends]
             if not queue.own:
                 self.custody.remember(item.bundle for item in waiting)
             queue.loaded(page.generation, waiting, up_to=page.up_to, complete=page.complete)
@@ -278,21 +277,13 @@ class Spool:
     # --- devices that left the mesh
 
     def give_up(self, turn: Turn, node: NodeId) -> None:
-        """A device left the mesh. Mail for it is refused, and what others hold of it let go, as it comes into memory.
-
-        Whoever has heard of the removal turns away what that device sent: it would wait, and hold up the
-        mail of others behind it, until its lifetime ends.
-        """
+        """A device left the mesh. Mail for it is refused, or let go when it is others', as it comes into memory."""
         self._given_up.add(node)
         self.outcomes.part(turn, node)
         self.touch(node)
-        for queue in [queue for queue in self.queues() if not queue.own]:
-            for waiting in (*queue.in_flight.values(), *queue.ready):
-                if decode_head(waiting.head).flow.source == node:
-                    self.custody.let_go(turn, queue, waiting, "removed")
-            if queue.rows > queue.rows_in_memory:  # some of them may have been passed over, as not to leave
+        for queue in self.queues_for(node):
+            if not queue.own and queue.rows > queue.rows_in_memory:  # some may have been passed over, as not to leave
                 self.rewind(queue)
-                self.touch(queue.destination)
 
     def take_back(self, node: NodeId) -> None:
         """A device is in the mesh: for the first time, or because what removed it turned out to be void."""
@@ -307,14 +298,6 @@ class Spool:
                     self.custody.let_go(turn, queue, waiting, "removed")
             if queue.wants_load():
                 self.loading.start(turn, queue)
-
-    def _without_orphans(self, turn: Turn, queue: SpoolQueue, rows: list[SpoolRow]) -> list[SpoolRow]:
-        """Let go of others' bundles whose source left the mesh."""
-        for row in rows:
-            if row.source in self._given_up:
-                queue.discount(row.messages, row.size_bytes)
-                self.custody.end(turn, row.row, row.ref, "removed")
-        return [row for row in rows if row.source not in self._given_up]
 
     # --- timers
 

@@ -222,6 +222,16 @@ class TestIncomingSessions:
         assert sessions.take_held_where(lambda _: True) == []
         assert sessions.next_end is None
 
+    def test_what_was_taken_out_takes_no_room(self) -> None:
+        sessions = IncomingSessions()
+        for _ in range(HELD_BYTES // 100_000):
+            for sequence in (1, 2):
+                sessions.hold(self.held(100_000, sequence=sequence), 0.0)
+            sessions.take_held_where(lambda held: held.head.number.sequence == 1)
+            sessions.take_held(A.node_id, b"s")
+        sessions.hold(self.held(100_000), 0.0)
+        assert sessions.evict() == []
+
     def test_a_root_is_stored_with_its_first_bundle(self) -> None:
         sessions = IncomingSessions()
         session = DestinationSession(bytes(16), bytes(32))

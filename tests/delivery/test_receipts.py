@@ -1,5 +1,7 @@
 """Receipts: what they say, and that they come back."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,7 @@ def test_what_it_says() -> None:
     assert said.refusal_of(Number(NOW, 2)) is None
     assert not said.has_arrived(Number(OLD, 1))
     assert receipt().highest() is None
+    assert receipt(EpochReceipt(OLD, 9, (), 0, ()), EpochReceipt(NOW, 3, (), 0, ())).highest() == Number(NOW, 3)
 
 
 def test_an_epoch_left_out_below_the_floor_is_consumed_but_arrived_only_if_told() -> None:
@@ -85,6 +88,27 @@ def test_an_epoch_left_out_below_the_floor_is_consumed_but_arrived_only_if_told(
     assert not said.has_arrived(Number(OLD, 4))  # a copy's number may lie there too
     assert not receipt(EpochReceipt(NOW, 3, (), 1, ())).is_consumed(Number(OLD, 4))
     assert not receipt(EpochReceipt(OLD, 4, (), 3, ()), floor=Number(NOW, 1)).is_consumed(Number(OLD, 4))
+
+
+@pytest.mark.parametrize("epoch", [NOW, Epoch(3, bytes(8))])
+def test_an_epoch_left_out_that_is_not_below_the_floor_is_not_known_at_all(epoch: Epoch) -> None:
+    said = receipt(EpochReceipt(OLD, 4, (), 4, ()), floor=Number(NOW, 5))
+    assert not said.is_consumed(Number(epoch, 9))
+    assert said.newly_consumed(epoch, None) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "all_consumed"),
+    [
+        ((3, (), 3, ()), True),
+        ((3, (), 2, ()), False),
+        ((3, ((5, 6),), 3, ((5, 6),)), True),
+        ((3, ((5, 6),), 3, ((5, 5),)), False),
+    ],
+)
+def test_it_tells_whether_anything_waits_for_its_reader(told: tuple[Any, ...], all_consumed: bool) -> None:
+    done = EpochReceipt(OLD, 4, (), 4, ())
+    assert receipt(done, EpochReceipt(NOW, *told)).is_all_consumed() is all_consumed
 
 
 @given(st.sets(st.integers(1, 30)), st.sets(st.integers(1, 30)))
