@@ -3,7 +3,8 @@
 import pytest
 
 from meshd.node.effects import Commit
-from meshd.store.ops import FinishSpool, PutSpool
+from meshd.node.requests import Remove
+from meshd.store.ops import FinishSpool, PutFact, PutSpool
 from meshd.store.reads import ReadExpired, ReadExpiredInbox
 from meshd.wire.frames import BundleFrame
 from tests.node.harness import Device, World
@@ -66,6 +67,42 @@ def test_an_end_that_could_not_be_written_down_counts_once_and_is_written_down_l
     world.flush()
     assert not a.database.snapshot().backlogs
     assert len(a.node.spool.endings) == 0
+
+
+def test_what_was_refused_stays_refused_after_a_crash() -> None:
+    world, a, b = linked()
+    world.disconnect(a, b)
+    [id] = a.result(a.send("d1", b"x"))["ids"]
+    a.ask(Remove, device="d1")
+    assert a.code(a.wait_for(id, "delivered")) == "E_REFUSED"
+    world.flush()
+    a.crash()
+    assert a.query("trace", id)["state"] == "refused"
+    assert a.code(a.wait_for(id, "delivered")) == "E_REFUSED"
+    assert not a.database.snapshot().backlogs
+
+
+def test_a_refusal_that_could_not_be_written_down_counts_once() -> None:
+    world, a, b = linked()
+    epoch = a.database.snapshot().facts["epoch"][b""]
+    for payload in (b"0", b"1"):
+        a.crash()
+        world.connect(a, b)
+        a.send("d1", payload)
+    world.disconnect(a, b)
+    a.database.apply([(0, [PutFact("epoch", b"", epoch)])], world.now_ms)
+    a.start()
+    stale = a.send("d1", b"copy", wait="delivered")
+    a.fails = finishes
+    world.connect(a, b)
+    assert a.code(stale) == "E_REFUSED"
+    world.loses = is_bundle
+    a.send("d1", b"2")
+    world.disconnect(a, b)
+    world.loses = lambda *_: False
+    world.connect(a, b)  # what waits is read from disk
+    assert b.read().payloads == [b"0", b"1", b"2"]
+    assert counts(a) == {(0, 0, 0)}
 
 
 def test_a_floor_passes_what_could_not_be_written_down_at_first() -> None:

@@ -252,6 +252,7 @@ class TestServices:
         [reply] = a.replies(a.send("d0", b"x", service="one-more", wait="delivered"))
         assert isinstance(reply, Failure)
         assert reply.error.code == "E_REFUSED"
+        assert a.read("one-more").payloads == []
         world.flush()
         a.crash()
         assert a.result(a.send("d0", b"y", service="s1", wait="delivered"))["state"] == "delivered"
