@@ -75,8 +75,10 @@ def test_both_sides_learn_who_the_other_is_and_large_frames_may_flow() -> None:
     run(body)
 
 
-def relayed(world: World, *, is_let_in: bool) -> tuple[list[HandshakeResult], list[str], Listen]:
-    """How a relay takes connections: by its judge's word. What it led to is noted."""
+def relayed(
+    world: World, *, is_let_in: bool, got: list[bytes] | None = None
+) -> tuple[list[HandshakeResult], list[str], Listen]:
+    """How a relay takes connections: by its judge's word. What it led to is noted, and in ``got`` what came then."""
     me = world.high
     results: list[HandshakeResult] = []
     codes: list[str] = []
@@ -97,7 +99,9 @@ def relayed(world: World, *, is_let_in: bool) -> tuple[list[HandshakeResult], li
         except RemoteProtocolError as error:
             codes.append(error.code)
         else:
-            await connection.receive()
+            frames = await connection.receive()
+            if got is not None:
+                got.extend(frames)
 
     return results, codes, listen
 
@@ -105,11 +109,14 @@ def relayed(world: World, *, is_let_in: bool) -> tuple[list[HandshakeResult], li
 def test_a_relay_lets_in_whom_its_judge_does_and_large_frames_may_flow() -> None:
     async def body() -> None:
         world = World.make()
-        results, codes, listen = relayed(world, is_let_in=True)
+        got: list[bytes] = []
+        large = encode_frame(Cards(tuple(bytes(4096) for _ in range(16))))
+        results, codes, listen = relayed(world, is_let_in=True, got=got)
         async with connected(world, use_accepted=listen) as connection:
             result = await open_as_dialer(connection, dialer(world))
-            await connection.send([encode_frame(Cards(tuple(bytes(4096) for _ in range(16))))], Lane.BULK)
+            await connection.send([large], Lane.BULK)
             await trio.sleep(1)
+        assert got == [large]
         assert (result.peer, result.seen) == (world.high.id, world.low.epoch)
         assert [(one.peer, one.peer_epoch) for one in results] == [(world.low.id, world.low.epoch)]
         assert codes == []
