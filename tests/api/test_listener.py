@@ -1,9 +1,11 @@
 """The Unix socket: who may use it, whose it is, what becomes of it."""
 
+import fcntl
 import grp
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,33 @@ def test_live_socket_whose_backlog_is_full_is_not_stolen(tmp_path: Path) -> None
         assert refused(SocketSettings(str(path))).code == "E_RUNNING"
         for client in clients:
             client.close()
+
+
+def test_of_two_that_start_at_a_time_one_is_refused_and_later_both_can_be(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        error = refused(SocketSettings(str(tmp_path / "meshd.sock")))
+    finally:
+        os.close(descriptor)
+    assert (error.code, os.listdir(tmp_path)) == ("E_RUNNING", [])
+
+    async def main() -> None:
+        with unix_listener(SocketSettings(str(tmp_path / "one"))), unix_listener(SocketSettings(str(tmp_path / "two"))):
+            assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+    trio.run(main)
+
+
+def test_the_longest_path_is_taken_and_a_longer_one_is_named() -> None:
+    async def main(path: str) -> None:
+        with unix_listener(SocketSettings(path)):
+            await (await trio.open_unix_socket(path)).aclose()
+
+    with tempfile.TemporaryDirectory() as directory:
+        name = "x" * (99 - len(directory) - 1)
+        trio.run(main, os.path.join(directory, name))
+        assert "over 99 bytes" in refused(SocketSettings(os.path.join(directory, name + "x"))).message
 
 
 def test_stale_socket_is_replaced(tmp_path: Path) -> None:

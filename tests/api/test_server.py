@@ -127,6 +127,7 @@ GARBAGE = [
     protocol.encode_hello("x") + protocol.frame([0, "status", {}]),
     protocol.encode_hello("x") + protocol.frame([1, "status"]),
     protocol.encode_hello("x") + protocol.frame([1, "send", {"destination": "slow", "messages": [b""]}]) * 2,
+    protocol.encode_hello("x") + protocol.frame([1, "subscribe", {"service": "s"}]) + protocol.frame([1, "status", {}]),
 ]
 
 
@@ -144,11 +145,54 @@ def test_malformed_bytes_end_that_connection_only(tmp_path: Path, garbage: bytes
     with_daemon(body, tmp_path)
 
 
+@pytest.mark.parametrize("sent", [0, 3])
+def test_who_does_not_say_hello_is_told_and_closed_and_asks_nothing(tmp_path: Path, sent: int) -> None:
+    """Also who says it byte by byte, so that something always comes."""
+
+    async def main() -> None:
+        async with daemon(tmp_path) as (node, _, path), raw(path, hello=b"") as client:
+            start = trio.current_time()
+            for byte in protocol.encode_hello("test")[:sent]:
+                await trio.sleep(3)
+                await client.stream.send_all(bytes([byte]))
+            frame = await client.frame()
+            assert frame is not None
+            request_id, kind, error = protocol.decode_reply(frame)
+            assert (request_id, kind, error.code) == (protocol.CONNECTION, protocol.ERROR, "E_USAGE")
+            assert "no hello" in error.message
+            assert await client.closed()
+            assert 10 <= trio.current_time() - start < 12
+            assert not [request for request in node.seen if not isinstance(request, requests.Disconnected)]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_who_has_said_hello_may_be_silent_for_long(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with daemon(tmp_path) as (_, _, path), raw(path) as client:
+            await trio.sleep(3600)
+            await client.ask("status")
+            assert (await client.reply())[1] == protocol.RESULT
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_request_in_place_of_the_hello_is_not_carried_out(tmp_path: Path) -> None:
+    async def body(node: Node, server: object, path: str) -> None:
+        async with raw(path, hello=protocol.encode_request(1, "send", {"destination": "pi", "messages": [b""]})) as it:
+            assert (await it.reply())[2].code == "E_USAGE"
+            assert await it.closed()
+        assert node.bundles == 0
+
+    with_daemon(body, tmp_path)
+
+
 def test_wrong_arguments_end_nothing(tmp_path: Path) -> None:
     async def body(node: Node, server: object, path: str) -> None:
         async with raw(path) as client:
             for op, arguments, code in (
                 ("status", {"x": 1}, "E_USAGE"),
+                ("version", {"x": 1}, "E_USAGE"),
                 ("frobnicate", {}, "E_UNSUPPORTED"),
                 ("send", {"destination": "pi", "messages": [bytes(2**20 + 1)]}, "E_TOO_LARGE"),
             ):

@@ -72,6 +72,24 @@ def test_pages_of_other_sites_are_refused(headers: dict[str, str], expected: str
 
 
 @pytest.mark.parametrize(
+    ("host", "origin", "expected"),
+    [
+        ("localhost", "http://localhost", "tcp"),
+        ("localhost", "http://localhost:80", "tcp"),
+        ("localhost:80", "http://localhost", "tcp"),
+        ("localhost", "https://localhost:443", "tcp"),
+        ("localhost:443", "https://localhost", "tcp"),
+        ("localhost", "http://localhost:443", "E_ORIGIN"),
+        ("localhost:443", "http://localhost", "E_ORIGIN"),
+        ("localhost", "https://localhost:80", "E_ORIGIN"),
+        ("localhost", "ftp://localhost", "E_ORIGIN"),
+    ],
+)
+def test_a_port_that_is_left_out_is_that_of_the_scheme(host: str, origin: str, expected: str) -> None:
+    assert outcome(TCP, {"host": host, "origin": origin}) == expected
+
+
+@pytest.mark.parametrize(
     ("authorization", "safe", "expected"),
     [
         (None, True, "tcp"),

@@ -52,6 +52,15 @@ def test_who_has_proven_its_address_takes_the_place_of_whoever_claims_it() -> No
     assert len(half_open) == 2
 
 
+def test_it_takes_no_place_of_who_is_elsewhere() -> None:
+    half_open = HalfOpen(LIMITS, frozenset, random.Random(0))
+    elsewhere = half_open.enter("b", trio.CancelScope(), proven=False)
+    assert None not in enter(half_open, "a", "a")
+    assert enter(half_open, "a") == [None]
+    assert cancelled([elsewhere]) == []
+    assert len(half_open) == 3
+
+
 def test_strangers_push_out_strangers_and_never_take_the_kept_places() -> None:
     half_open = HalfOpen(LIMITS, lambda: {"friend", "mate"}, random.Random(0))
     strangers = enter(half_open, *"abcde")
