@@ -49,6 +49,30 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
             decode(data)
 
 
+@pytest.mark.parametrize(
+    ("plain", "is_one"),
+    [
+        ([1, "x" * 32, {}], True),
+        ([1, "x" * 33, {}], False),
+        ([protocol.MAX_ID, "status", {}], True),
+        ([protocol.MAX_ID + 1, "status", {}], False),
+        ([0, "status", {}], False),
+        ([True, "status", {}], False),
+        ([1, 5, {}], False),
+        ([1, [], {}], False),
+        ([1, "status", []], False),
+        ([1, "status"], False),
+        ([1, "status", {}, 1], False),
+    ],
+)
+def test_a_request_has_an_id_an_operation_and_arguments(plain: list[object], is_one: bool) -> None:
+    if is_one:
+        assert protocol.decode_request(codec.encode(plain)) == tuple(plain)
+    else:
+        with pytest.raises(ShapeError):
+            protocol.decode_request(codec.encode(plain))
+
+
 def code_of(op: str, arguments: dict[str, object]) -> str | None:
     """The code that the arguments are refused with, if they are."""
     try:

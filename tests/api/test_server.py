@@ -126,6 +126,7 @@ GARBAGE = [
     protocol.encode_hello("x") + b"\x00\x00\x00\x01\xff",
     protocol.encode_hello("x") + protocol.frame([0, "status", {}]),
     protocol.encode_hello("x") + protocol.frame([1, "status"]),
+    protocol.encode_hello("x") + protocol.frame([1, [], {}]),
     protocol.encode_hello("x") + protocol.frame([1, "send", {"destination": "slow", "messages": [b""]}]) * 2,
     protocol.encode_hello("x") + protocol.frame([1, "subscribe", {"service": "s"}]) + protocol.frame([1, "status", {}]),
 ]

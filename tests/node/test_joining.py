@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import attrs
 import pytest
+import structlog.testing
 import trio
 
 from meshd.node.admission import JoinEnded
@@ -102,11 +103,15 @@ def refused(ended: JoinEnded) -> str:
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
+    """Run a test. No connection may end by a defect."""
+
     async def main() -> None:
         with trio.fail_after(50):
             await body()
 
-    trio.run(main)
+    with structlog.testing.capture_logs() as logs:
+        trio.run(main)
+    assert [log for log in logs if log["log_level"] == "error"] == []
 
 
 def founder() -> Device:
