@@ -152,9 +152,12 @@ WRONG = [
     ("await", {"id": "nothing"}, "E_USAGE", "not a message id"),
     ("ack", {"subscription": 1, "ranges": [[2, 5, 4]]}, "E_USAGE", "begins after its end"),
     ("ack", {"subscription": 1, "nack": [[2, i, i] for i in range(1025)]}, "E_USAGE", "1024"),
+    ("ack", {"subscription": 1, "ranges": [[i % 4, i, i] for i in range(4097)]}, "E_USAGE", "list of spans"),
     ("ack", {"subscription": 1, "up_to": [[4, 1]]}, "E_USAGE", "'up_to'"),
     ("credit", {"subscription": 1, "messages": 0}, "E_USAGE", "'messages'"),
     ("ping", {"destination": "pi", "timeout_s": float("nan")}, "E_USAGE", "'timeout_s'"),
+    ("ping", {"destination": "pi", "timeout_s": 0}, "E_USAGE", "'timeout_s'"),
+    ("ping", {"destination": "pi", "timeout_s": 3600.5}, "E_USAGE", "'timeout_s'"),
     ("invite", {"role": "king"}, "E_USAGE", "one of"),
     ("init", {"name": "  "}, "E_USAGE", "'name'"),
 ]
@@ -166,6 +169,15 @@ def test_wrong_arguments_are_named(op: str, arguments: dict[str, object], code: 
         check_arguments(op, arguments)
     assert caught.value.code == code
     assert words in caught.value.message
+
+
+def test_the_most_that_is_allowed_is_taken() -> None:
+    spans = [[priority, i, i] for i in range(1024) for priority in range(4)]
+    checked = check_arguments("ack", {"subscription": 1, "ranges": spans, "nack": spans})
+    assert [len(of_one) for of_one in checked["ranges"].values()] == [1024] * 4
+    assert check_arguments("ping", {"destination": "pi", "timeout_s": 3600})["timeout_s"] == 3600
+    assert len(check_arguments("send", {**SEND, "messages": [b""] * 256})["messages"]) == 256
+    assert check_arguments("send", {**SEND, "messages": [bytes(2**20)]})
 
 
 def test_request_over_the_frame_limit_is_not_made() -> None:

@@ -43,6 +43,32 @@ def test_an_answer_is_bounded_in_bytes_but_never_empty() -> None:
     assert reader.waiting_bytes == 0
 
 
+def test_a_position_covers_what_was_shown_up_to_it_in_each_priority() -> None:
+    reader = Reader("s", {})
+    reader.take([batch(0, 3), batch(0, 3, priority=1)])
+    shown(reader)
+    for position, covered in (
+        ({}, set()),
+        ({2: 0}, {(2, 0)}),
+        ({2: 1, 1: 0}, {(2, 0), (2, 1), (1, 0)}),
+        ({0: 9}, set()),
+        ({2: 9, 1: 9}, {(priority, offset) for priority in (1, 2) for offset in range(3)}),
+    ):
+        assert set(reader.up_to(position).values()) == covered
+
+
+def test_a_reader_is_spent_when_nothing_is_in_hand_read_ahead_or_given_back() -> None:
+    reader = Reader("s", {})
+    assert (reader.has_unacked, reader.is_spent) == (False, True)
+    reader.take([batch(0)])
+    assert (reader.has_unacked, reader.is_spent) == (False, False)
+    [message] = reader.show(ANY, ANY)
+    assert (reader.has_unacked, reader.is_spent) == (True, False)
+    reader.acknowledged([message.id])
+    assert (reader.has_unacked, reader.is_spent) == (False, True)
+    assert not Reader("s", {2: 6}, returned={(2, 5)}).is_spent
+
+
 def test_what_a_client_has_read_before_is_acknowledged_and_not_shown() -> None:
     reader = Reader("s", {2: 6})
     assert reader.take([batch(5, 3)])[2] == [(2, 5), (2, 6)]

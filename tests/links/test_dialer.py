@@ -55,6 +55,21 @@ def test_a_link_comes_up_on_both_sides_and_carries() -> None:
     run(body)
 
 
+def test_a_removed_device_is_not_even_dialed() -> None:
+    async def body() -> None:
+        world = next(made for seed in range(50) if (made := World.make(seed)).low.roster.is_admin(made.low.id))
+        roster = world.low.roster
+        world.low.roster = roster.merge([roster.remove(world.low.identity, world.high.id)])[0]
+        async with dialing(world, *both(world.high)) as (_, nursery):
+            await world.high.listen(nursery, "quic", "websocket")
+            await world.low.until(lambda: world.low.of(DialFailed))
+            await trio.sleep(10)
+        assert {failed.code for failed in world.low.of(DialFailed)} == {"P_NOT_MEMBER"}
+        assert world.high.events == []
+
+    run(body)
+
+
 def test_quic_wins_when_both_work_and_the_loser_is_never_dialed() -> None:
     async def body() -> None:
         world = World.make()
