@@ -67,6 +67,7 @@ class SpoolQueue:
         self.receipt: Receipt | None = None
         self.paused_until = 0.0
         self.pause_reason: str | None = None
+        self.paused_by: NodeId | None = None
         self.generation = 0
         self.loading = False
         self.on_disk = False
@@ -302,10 +303,11 @@ class SpoolQueue:
         """Whether all that was sent has been sent again for want of a receipt, and still none came."""
         return self.rows > 0 and self._silences >= UNCONFIRMED_AFTER
 
-    def pause(self, until: float, reason: str) -> None:
-        """Send nothing before ``until``."""
+    def pause(self, until: float, reason: str, *, by: NodeId | None = None) -> None:
+        """Send nothing before ``until``. ``by``: the hop that wants it; it speaks for the ways through it alone."""
         self.paused_until = until
         self.pause_reason = reason
+        self.paused_by = by
         self._probes = False
 
     def wait_for_credit(self, now: float) -> None:
@@ -317,9 +319,15 @@ class SpoolQueue:
         if self.ready and not self.in_flight and self.credit_bytes <= 0 and self.paused_until <= now:
             self.pause(now + self._wait(), _CREDIT)
 
+    def take_way(self, hop: NodeId | None) -> None:
+        """What waits leaves through ``hop`` from now on, or with None to whoever takes copies."""
+        if self.paused_by not in (None, hop):
+            self.resume()
+
     def resume(self) -> None:
         """The pause is over."""
         self.paused_until = 0.0
+        self.paused_by = None
         if self.pause_reason == _CREDIT:
             self._probes = True
             self._attempts = min(self._attempts + 1, 10)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 import attrs
 from starlette.requests import Request
@@ -94,13 +95,14 @@ class _Door:
     ) -> Exchange:
         caller = scope["state"][CALLER]
         assert isinstance(caller, Caller)
-        principal = admit(caller, headers, safe=operation.safe, name_of=self._around.name_of)
+        check = partial(admit, caller, headers, safe=operation.safe, name_of=self._around.name_of)
+        principal = check()
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if operation.body is not None and kind != _JSON:
             raise MeshdError("E_USAGE", f"The body must be {_JSON}.", f"Say so: Content-Type: {_JSON}")
         request = Request(scope)
         arguments = operation.arguments(request.path_params, request.query_params)
-        return Exchange(principal=principal, arguments=arguments, headers=headers, body=body, send=send)
+        return Exchange(principal=principal, arguments=arguments, headers=headers, body=body, send=send, check=check)
 
     async def _answer(self, operation: Operation, exchange: Exchange, receive: Receive) -> Answer | None:
         """None when it was streamed, or nobody is there to read it. Raises MeshdError."""

@@ -37,7 +37,7 @@ class Limits:
     """What clients may take.
 
     Args:
-        connections: at a time.
+        connections: at a time, over each kind of socket.
         head_bytes: of one request.
         head_s: from its first byte to its end, and from accept to the first byte.
         idle_s: between two requests; longer than proxies keep connections, so that they close first.

@@ -29,6 +29,8 @@ class Exchange:
 
     Args:
         principal: who asks. arguments: of path and query. body: the whole.
+        check: raises MeshdError(E_TOKEN) when the token has been revoked since. Called before mail is handed out
+            that was waited for.
     """
 
     principal: str
@@ -36,6 +38,7 @@ class Exchange:
     headers: Mapping[str, str]
     body: bytes
     send: Send
+    check: Callable[[], object]
     is_streaming: bool = False
 
     async def begin_stream(self) -> None:

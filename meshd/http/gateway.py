@@ -27,19 +27,20 @@ class Gateway:
     """Accepts connections. Owns the set of them, for the limit on their number.
 
     When there are too many, the one that has been idle for longest gives way; when none is idle, a new
-    one is refused.
+    one is refused. TCP, where anybody may come, takes no room from the Unix socket.
     """
 
     def __init__(self, around: Surroundings, limits: Limits | None = None) -> None:
         self._around = around
         self._limits = limits or Limits()
-        self._connections: set[HttpConnection] = set()
+        self._over_unix: set[HttpConnection] = set()
+        self._over_tcp: set[HttpConnection] = set()
         self._app = application(around)
 
     @property
     def connections(self) -> int:
         """How many there are."""
-        return len(self._connections)
+        return len(self._over_unix) + len(self._over_tcp)
 
     async def serve(
         self, settings: SocketSettings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
@@ -69,13 +70,14 @@ class Gateway:
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         """One connection. What goes wrong in here ends here."""
-        if not self._make_room():
+        is_unix = stream.socket.family == socket.AF_UNIX
+        others = self._over_unix if is_unix else self._over_tcp
+        if not self._make_room(others):
             await _turn_away(stream)
             return
-        is_unix = stream.socket.family == socket.AF_UNIX
         caller = Caller(f"uid:{peer_uid(stream)}" if is_unix else None)
         connection = HttpConnection(self._app, self._limits, stream, caller)
-        self._connections.add(connection)
+        others.add(connection)
         try:
             await connection.run()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -83,16 +85,16 @@ class Gateway:
         except* Exception as group:
             _log.exception("http_connection_failed", exc_info=group)
         finally:
-            self._connections.discard(connection)
+            others.discard(connection)
 
-    def _make_room(self) -> bool:
-        if len(self._connections) < self._limits.connections:
+    def _make_room(self, others: set[HttpConnection]) -> bool:
+        if len(others) < self._limits.connections:
             return True
-        idle = [(each.idle_since, id(each), each) for each in self._connections if each.idle_since is not None]
+        idle = [(each.idle_since, id(each), each) for each in others if each.idle_since is not None]
         if not idle:
             return False
         _, _, longest = min(idle)
-        self._connections.discard(longest)
+        others.discard(longest)
         longest.close()
         return True
 

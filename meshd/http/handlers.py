@@ -165,6 +165,7 @@ async def receive(around: Surroundings, exchange: Exchange) -> Answer:
     resume = Resume(parse_position(wanted["ack"] or ""), again=wanted["ack"] is not None)
     async with around.leases.reading(_name(exchange, wanted["consumer"]), resume, wanted["lease_s"]) as lease:
         await lease.gather(wanted["max"], max(_QUIET_S, wanted["wait_s"]))
+        exchange.check()
         shown = lease.show(wanted["max"], _ANSWER_BYTES)
         messages = [message.document for message in shown]
         return document({"messages": messages, "position": format_position(lease.reader.position)})
@@ -183,6 +184,7 @@ async def stream(around: Surroundings, exchange: Exchange) -> None:
             news = lease.call.news
             await lease.collect()
             await lease.want(_MESSAGES_AHEAD)
+            exchange.check()
             chunk: list[bytes] = []
             size_bytes = 0
             while size_bytes < _ANSWER_BYTES and (shown := lease.show(1, _ANSWER_BYTES)):

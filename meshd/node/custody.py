@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+import attrs
+
 from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.ids import BundleId, BundleRef, NodeId
 from meshd.node.endings import Endings
@@ -23,6 +25,7 @@ class Custody:
         self._taken: set[BundleId] = set()
         self._charged: dict[int, tuple[NodeId, int, BundleId]] = {}
         self._charges: dict[NodeId, int] = {}
+        self._stuck: dict[BundleId, SpoolRow] = {}
 
     def __contains__(self, bundle: BundleId) -> bool:
         """Whether the bundle is known to be here; one from before a restart may be taken twice, and no harm done."""
@@ -41,8 +44,21 @@ class Custody:
         """A neighbour handed a bundle over."""
         bundle = row.bundle or BundleId(b"")
         self._taken.add(bundle)
+        if row.hop_limit == 0:
+            self._stuck[bundle] = attrs.evolve(row, head=None, body=b"")
         self._charged[row.row] = (neighbour, row.size_bytes, bundle)
         self._charges[neighbour] = self.charge_of(neighbour) + row.size_bytes
+
+    def is_stuck(self, bundle: BundleId) -> bool:
+        """Whether the bundle is here and may take no more hops: one that came another way may."""
+        return bundle in self._stuck
+
+    def replace_stuck(self, turn: Turn, queue: SpoolQueue, bundle: BundleId) -> None:
+        """The bundle comes again, and may take more hops: it is kept in the place of the one that may not."""
+        row = self._stuck.get(bundle)
+        if row is not None:
+            queue.discount(row.messages, row.size_bytes)
+            self.end(turn, row.row, row.ref, "hop-limit")
 
     def remember(self, bundles: Iterable[BundleId]) -> None:
         """These are in memory now."""
@@ -83,3 +99,4 @@ class Custody:
             neighbour, size_bytes, bundle = charged
             self._charges[neighbour] -= size_bytes
             self._taken.discard(bundle)
+            self._stuck.pop(bundle, None)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import attrs
 
 from meshd.delivery.queue import SpoolQueue, Waiting
-from meshd.ids import NodeId
+from meshd.ids import BundleId, NodeId
 from meshd.node.peers import Link
 from meshd.node.turn import Turn
 from meshd.store.ops import SetCopies
@@ -51,7 +51,8 @@ class Deposits:
 
     def __init__(self) -> None:
         self._at: dict[SpoolQueue, NodeId] = {}
-        self._rows: dict[int, NodeId] = {}
+        self._rows: dict[int, tuple[NodeId, BundleId]] = {}
+        self._row_of: dict[BundleId, int] = {}
         self._spread: dict[SpoolQueue, frozenset[NodeId]] = {}
         self._shares: dict[int, _Shares] = {}
 
@@ -79,21 +80,35 @@ class Deposits:
             queue.wait_anew(now)
             return False
         for row in queue.in_flight:  # the relay may hand them back; when this path is lost too, copies are given again
-            self._rows.pop(row, None)
+            self._forget(row)
         return bool(queue.in_flight)
 
     def has(self, row: int, relay: NodeId) -> bool:
         """Whether the relay has a copy of this row."""
-        return self._rows.get(row) == relay
+        kept = self._rows.get(row)
+        return kept is not None and kept[0] == relay
 
-    def note(self, row: int, relay: NodeId) -> None:
-        """The relay, or a hop on the way there, has a copy on its disk."""
-        self._rows[row] = relay
+    def note(self, row: int, bundle: BundleId, relay: NodeId) -> None:
+        """The relay, or a hop on the way there, has a copy of a row on its disk."""
+        self._rows[row] = relay, bundle
+        self._row_of[bundle] = row
+
+    def handed_back(self, bundle: BundleId) -> int | None:
+        """A keeper sent a copy to where it came from, and has it no more. Returns its row, if one was noted."""
+        row = self._row_of.get(bundle)
+        if row is not None:
+            self._forget(row)
+        return row
+
+    def _forget(self, row: int) -> None:
+        kept = self._rows.pop(row, None)
+        if kept is not None:
+            self._row_of.pop(kept[1], None)
 
     def end(self, rows: Iterable[int]) -> None:
         """These rows wait no longer."""
         for row in rows:
-            self._rows.pop(row, None)
+            self._forget(row)
             if self._shares:
                 self._shares.pop(row, None)
 

@@ -36,6 +36,8 @@ class Handover:
         for refused in ack.refused:  # first of all: what is busy rewinds the queue that they are in flight of
             if self._is_final(link, refused):
                 self._taken_over(turn, link, refused.bundle, refused.code)
+        for bundle in (*(busy.bundle for busy in ack.busy), *(refused.bundle for refused in ack.refused)):
+            self._send_round(link, bundle)  # as long as it is in flight
         for busy in ack.busy:
             self._turned_away(turn, link, busy.bundle, busy.retry_after_ms / 1000, "busy")
         retry_s = min(max(REFUSED_RETRY_MIN_S, turn.now - link.since), REFUSED_RETRY_MAX_S)
@@ -69,12 +71,21 @@ class Handover:
             self.spool.deposits.given(unacked.row, link.peer)
             return
         if unacked.own or unacked.relay is not None:
-            self.spool.deposits.note(unacked.row, unacked.relay or link.peer)
+            self.spool.deposits.note(unacked.row, bundle, unacked.relay or link.peer)
             return
         queue = self.spool.queue(unacked.destination, unacked.priority, own=False)
         waiting = queue.in_flight.get(unacked.row)
         if waiting is not None:
             self.spool.custody.let_go(turn, queue, waiting, reason)
+
+    def _send_round(self, link: Link, bundle: BundleId) -> None:
+        """A hop on the way does not take a bundle, perhaps for long: a copy goes another way, if there is one."""
+        unacked = link.unacked.get(bundle)
+        if unacked is None or unacked.copies or unacked.relay is not None or unacked.destination == link.peer:
+            return
+        queue = self.spool.queue(unacked.destination, unacked.priority, own=unacked.own)
+        if (waiting := queue.in_flight.get(unacked.row)) is not None:
+            self.spool.detours.bounced(link, queue, waiting)
 
     def _turned_away(self, turn: Turn, link: Link, bundle: BundleId, retry_s: float, code: str) -> None:
         unacked = link.acked(bundle)
@@ -91,7 +102,7 @@ class Handover:
         if queue.paused_until <= turn.now:
             turn.log("info", "bundle turned away", peer=link.peer, reason=code, retry_s=round(retry_s, 1))
         self.spool.rewind(queue)
-        queue.pause(turn.now + retry_s, code)
+        queue.pause(turn.now + retry_s, code, by=link.peer)
         self.spool.touch(queue.destination)  # to be read again: it has a deadline only while some of it is in memory
 
     # --- the hop is silent, or gone

@@ -47,12 +47,13 @@ class Passing:
             turn.turned_away[link.number].append(Refused(bundle, "unknown-destination"))
         elif head.flow.source == self._me:
             turn.turned_away[link.number].append(Refused(bundle, "loop"))
+            self._spool.handed_back(turn, head.flow, bundle, peers)
         elif frame.age_ms >= head.lifetime_ms:
             turn.turned_away[link.number].append(Refused(bundle, "expired"))
         elif head.flow.ephemeral:
             turn.stored[link.number].append(bundle)
             self._hand_on(turn, link, frame, head, bundle, peers)
-        elif bundle in self._spool.custody:
+        elif bundle in self._spool.custody and not (frame.hop_limit > 0 and self._spool.custody.is_stuck(bundle)):
             turn.tally.hop_duplicates += 1
             if frame.copies:
                 turn.turned_away[link.number].append(Refused(bundle, ALREADY_HELD))
@@ -113,6 +114,7 @@ class Passing:
             expires_ms=turn.now_ms + head.lifetime_ms - frame.age_ms,
             size_bytes=len(frame.body) + ROW_OVERHEAD_BYTES,
         )
+        self._spool.custody.replace_stuck(turn, self._spool.queue(row.destination, row.priority, own=False), bundle)
         event = "carried" if frame.copies else "custody"
         if frame.copies:
             turn.tally.carried += 1

@@ -88,6 +88,8 @@ class Link:
     unacked_bytes: int = 0
     offered: set[bytes] = attrs.field(factory=set)
     """Sessions whose offer went over this link."""
+    gone_round: set[BundleId] = attrs.field(factory=set)
+    """Bundles of which a copy went over this link because a hop on their way had turned them away."""
     waiting: set[NodeId] = attrs.field(factory=set)
     """Destinations with mail that the window held back."""
     declines: bool = False

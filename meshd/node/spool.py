@@ -10,7 +10,7 @@ from meshd.delivery.outbox import Outbox, Recipient, flow_key, parse_flow_key
 from meshd.delivery.queue import SpoolQueue, Waiting
 from meshd.delivery.receipts import Receipt, decode_receipt, encode_receipt
 from meshd.delivery.sessions import OutgoingSessions
-from meshd.ids import BundleRef, Epoch, Flow, NodeId, Number, Priority
+from meshd.ids import BundleId, BundleRef, Epoch, Flow, NodeId, Number, Priority
 from meshd.node.custody import Custody
 from meshd.node.deposits import Deposits
 from meshd.node.detours import Detours, bundle_frame
@@ -27,6 +27,8 @@ from meshd.store.ops import JournalEntry, PutFact, SpoolRow
 from meshd.store.reads import ExpiredRow, Snapshot, TraceRecord
 from meshd.wire.bundle import session_of
 from meshd.wire.frames import STALE_EPOCH
+
+HANDED_BACK_RETRY_S = 5.0
 
 
 class Spool:
@@ -174,6 +176,7 @@ class Spool:
                 continue
             if self.deposits.direct(queue, relay, link, turn.now):
                 self.rewind(queue)
+            queue.take_way(link.peer)
             while link.has_room and queue.may_send(turn.now):
                 if relay is not None and self.deposits.has(queue.ready[0].row, relay):
                     queue.send_next(turn.now)  # a copy is there already
@@ -229,6 +232,20 @@ class Spool:
             self.outcomes.arrived(turn, queue, queue.arrived_before())
         if page.up_to or page.complete:  # else it would be read again at once, and in vain: touched when its card comes
             self.touch(queue.destination)
+
+    def handed_back(self, turn: Turn, flow: Flow, bundle: BundleId, peers: Peers) -> None:
+        """Our own bundle came back: a relay took the way over this device, and lets go of its copy.
+
+        It is given another one, if there is still no path: not at once, as it may not have heard that there is none.
+        """
+        row = self.deposits.handed_back(bundle)
+        link, relay = peers.way(flow.destination)
+        if row is None or link is None or relay is None:
+            return
+        queue = self.queue(flow.destination, flow.priority)
+        queue.unsend([row])
+        queue.pause(turn.now + HANDED_BACK_RETRY_S, "loop", by=link.peer)
+        self.touch(flow.destination)
 
     # --- what destinations say
 

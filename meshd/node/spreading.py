@@ -77,6 +77,7 @@ class Spreading:
             return
         if self.spool.deposits.spread(queue, frozenset(link.peer for link in takers)):
             queue.unsend(list(queue.in_flight))
+        queue.take_way(None)
         self.spool.look_at(queue.paused_until or None)
         while queue.may_send(turn.now):
             if full := [link for link in takers if not link.has_room]:

@@ -18,6 +18,7 @@ REASONS = frozenset(
         "already-held",
         "busy",
         "expired",
+        "hop-limit",
         "lifetime",
         "loop",
         "malformed",

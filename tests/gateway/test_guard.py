@@ -1,8 +1,10 @@
 """Who is let in: the rules as tables, and over TCP against a real daemon with real tokens."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -173,3 +175,23 @@ def test_only_loopback_addresses_are_taken(tmp_path: Path) -> None:
         assert ended.returncode == 2
         assert "http.listen" in ended.stderr
         assert "loopback" in ended.stderr
+
+
+@pytest.mark.parametrize("path", ["/v1/receive/waited/stream", "/v1/receive/waited?wait_s=60"])
+def test_a_revoked_token_gets_nothing_that_it_was_waiting_for(running: Daemon, path: str) -> None:
+    token = running.meshctl("token", "create", "waiting").strip()
+    place = urlsplit(running.url)
+    with socket.create_connection((place.hostname, place.port), timeout=60) as waiting, running.over_unix() as owner:
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        waiting.sendall(head.encode())
+        if path.endswith("stream"):
+            assert b" 200 " in waiting.recv(65536)
+        running.meshctl("token", "revoke", "waiting")
+        body = {"destination": NAME, "service": "waited", "payload": "a secret"}
+        assert owner.post("/v1/send", json=body).status_code == 200
+        told = b"".join(iter(lambda: waiting.recv(65536), b""))
+        assert b"E_TOKEN" in told
+        assert b"a secret" not in told
+        answer = owner.get("/v1/receive/waited?lease_s=0").json()
+        assert [message["payload"] for message in answer["messages"]] == ["a secret"]
+        owner.get("/v1/receive/waited", params={"wait_s": 0, "ack": answer["position"], "lease_s": 0})

@@ -286,3 +286,21 @@ def test_requests_one_behind_the_other_are_answered_in_order(root: Path) -> None
             assert [part[:3] for part in data.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200", b"200"]
 
     run(root, Limits(), pipeline)
+
+
+def test_a_crowd_on_tcp_keeps_nobody_from_the_unix_socket(root: Path) -> None:
+    async def crowd(_node: Node, path: str, port: int) -> None:
+        async with contextlib.AsyncExitStack() as closing:
+            for _ in range(2):
+                busy = await closing.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+                await busy.send_all(POST + b"Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
+                with trio.fail_after(ENOUGH_S):
+                    assert b" 100 " in await busy.receive_some(65536)
+            refused = await closing.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            await refused.send_all(GET)
+            assert (await everything(refused)).startswith(b"HTTP/1.1 503 ")
+            owner = await closing.enter_async_context(await trio.open_unix_socket(path))
+            await owner.send_all(GET)
+            assert b" 200 " in await answered(owner)
+
+    run(root, Limits(connections=2), crowd)

@@ -7,7 +7,7 @@ import attrs
 from meshd.ids import Number
 from meshd.node.requests import Remove, Reply, Result
 from meshd.wire.bundle import bundle_id, decode_head, encode_head
-from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Frame, Kind, Refused, Routed
+from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Busy, Frame, Kind, Refused, Routed
 from tests.node.harness import Device, World
 
 
@@ -248,3 +248,44 @@ def test_a_hop_that_does_not_know_the_destination_yet_is_asked_again_soon() -> N
     reader = c.read()
     world.advance(120)
     assert reader.payloads == [b"x"]
+
+
+def test_what_may_go_no_further_is_replaced_when_it_comes_again_with_hops_to_go() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    world.loses = lambda sender, _, frame: sender is a and isinstance(frame, BundleFrame)
+    a.send("d2", b"0")
+    [frame] = world.bundles
+    world.loses = lambda *_: False
+    for _ in range(2):
+        world.inject(a, b, attrs.evolve(frame, hop_limit=0))
+    assert b.node.spool.messages == 1
+    reader = c.read()
+    world.advance(30)
+    assert reader.payloads == [b"0"]
+    assert [device.node.spool.messages for device in world.devices] == [0, 0, 0]
+    assert b.node.spool.custody.charge_of(a.id) == 0
+    b.crash()
+    assert b.node.spool.messages == 0
+
+
+def test_what_one_hop_wants_to_be_spared_goes_by_another_way_at_once() -> None:
+    world = World(3)
+    a, b, c = world.devices
+    world.connect(a, b)
+    world.connect(b, c)
+    world.advance(5)
+    world.loses = lambda sender, _, frame: sender is a and isinstance(frame, BundleFrame)
+    a.send("d2", b"0")
+    toward_b = a.node.peers.link_to(b.id)
+    assert toward_b is not None
+    [bundle] = toward_b.unacked
+    world.loses = lambda *_: False
+    world.inject(b, a, Ack((), (Busy(bundle, 3_600_000),)))
+    reader = c.read()
+    world.connect(a, c)
+    world.advance(10)
+    assert reader.payloads == [b"0"]

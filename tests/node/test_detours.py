@@ -150,3 +150,41 @@ def test_a_hop_copies_what_it_holds_and_lets_go_of_it_by_the_answer_of_the_route
 
 def is_receipt(frame: Frame) -> bool:
     return isinstance(frame, Routed) and frame.kind is Kind.RECEIPT
+
+
+def full_hop() -> tuple[World, Device, Device]:
+    """Two ways from ``a`` to ``d``; the disk of the hop that the route leads through is full."""
+    world = World(4)
+    a, b, c, d = world.devices
+    for one, other in ((a, b), (a, c), (b, d), (c, d)):
+        world.connect(one, other)
+    world.advance(60)
+    world.device(a.node.peers.next_hops[d.id]).free_bytes = 0
+    return world, a, d
+
+
+def test_what_a_full_hop_turns_away_goes_round_it() -> None:
+    world, a, d = full_hop()
+    reader = d.read()
+    payloads = [b"%d" % number for number in range(50)]
+    for payload in payloads:
+        a.send("d3", payload)
+    world.advance(60)
+    assert reader.payloads == payloads
+    assert a.node.spool.messages == 0
+    for device in world.devices:
+        device.free_bytes = 1 << 40
+    world.advance(60)
+    assert [device.node.spool.messages for device in world.devices] == [0] * 4
+
+
+def test_it_goes_round_once_however_often_it_is_turned_away() -> None:
+    world, a, d = full_hop()
+    hop = world.device(a.node.peers.next_hops[d.id])
+    [other] = [device for device in world.devices if device not in (a, d, hop)]
+    world.loses = lambda sender, _, frame: sender is other and isinstance(frame, BundleFrame)
+    copies = bundles_between(world, a, other)
+    a.send("d3", b"x")
+    world.advance(120)
+    assert hop.node.spool.messages == 0
+    assert len(copies) == 1

@@ -1,7 +1,9 @@
 """Hooks, told for real: a program that runs, an HTTP server that listens on loopback."""
 
 import json
+import os
 import random
+import signal
 import stat
 import threading
 from collections.abc import Iterator
@@ -177,3 +179,33 @@ def test_what_is_less_severe_than_wanted_is_not_told(receiver: Receiver) -> None
 
 def test_the_token_is_not_in_what_is_printed_of_the_settings() -> None:
     assert "s3cret" not in repr(HookSettings(url="http://127.0.0.1/", token="s3cret"))
+
+
+def test_a_program_may_leave_others_running(tmp_path: Path) -> None:
+    left = program(tmp_path / "hook", f"sleep 20 & echo $! > {tmp_path}/left; exit 0")
+    try:
+        logs = trio.run(lambda: tell(HookSettings(command=(left,), timeout_s=10), ALERT, until=1))
+        assert [entry["event"] for entry in logs] == ["alert told"]
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        HookSettings(url="http://two..dots/alerts", attempts=1),
+        HookSettings(url=f"http://{'a' * 64}.example/alerts", attempts=1),
+        HookSettings(command=("true",), attempts=1),
+    ],
+    ids=["no-name", "long-name", "no-text"],
+)
+def test_what_can_not_even_be_tried_is_logged_and_ends_nothing(settings: HookSettings) -> None:
+    odd = {**ALERT, "detail": "a NUL: \0"}
+    logs = trio.run(lambda: tell(settings, odd, odd, until=2))
+    assert [entry["event"] for entry in logs] == ["alert not told"] * 2
+
+
+def test_a_token_of_any_letters_is_sent(receiver: Receiver) -> None:
+    trio.run(lambda: post(receiver.url, "schlüssel", ALERT))
+    [(headers, _)] = receiver.requests
+    assert headers["Authorization"].encode("latin-1").decode() == "Bearer schlüssel"

@@ -278,3 +278,26 @@ def test_the_first_relay_lost_the_next_one_is_dialed_at_once() -> None:
     world.disconnect(a, r)
     assert sought(a)[-1] == ("seek", q.id)
     assert [row["state"] for row in a.query("relays")] == ["down", "down"]
+
+
+def test_a_relay_that_hands_its_copy_back_is_given_another_when_the_path_is_lost() -> None:
+    world, a, r, c = with_a_relay()
+    world.disconnect(c, r)
+    a.send("d2", b"x")
+    world.advance(1)
+    assert stored(r) == 1
+    world.loses = lambda _, receiver, frame: receiver is c and isinstance(frame, BundleFrame)
+    world.disconnect(a, r)
+    world.connect(a, c)
+    world.connect(a, r)
+    world.advance(20)
+    assert stored(r) == 0, "its way to c is over a"
+    world.disconnect(a, c)
+    world.loses = lambda *_: False
+    world.advance(20)
+    assert (stored(a), stored(r)) == (1, 1)
+    world.disconnect(a, r)
+    reader = c.read()
+    world.connect(c, r)
+    world.advance(10)
+    assert reader.payloads == [b"x"]

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -135,19 +136,21 @@ async def execute(command: Sequence[str], alert: Mapping[str, Any]) -> None:
     """
     fields = {f"MESHD_ALERT_{name.upper()}": "" if value is None else str(value) for name, value in alert.items()}
     try:
-        done = await trio.run_process(
-            list(command),
-            stdin=json.dumps(alert).encode(),
-            capture_stdout=False,
-            capture_stderr=True,
-            stdout=subprocess.DEVNULL,
-            check=False,
-            env={**os.environ, **fields},
-        )
-    except OSError as error:
-        raise HookFailed(f"{command[0]} can't be run: {error.strerror or error}") from error
+        with tempfile.TemporaryFile() as output:  # the end of a pipe would be waited for, which its children may hold
+            done = await trio.run_process(
+                list(command),
+                stdin=json.dumps(alert).encode(),
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+                check=False,
+                env={**os.environ, **fields},
+            )
+            output.seek(0)
+            said = output.read(_OUTPUT_BYTES).decode(errors="replace").strip()
+    except (OSError, ValueError) as error:  # what no process can be given, such as a NUL
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise HookFailed(f"{command[0]} can't be run: {reason or error}") from error
     if done.returncode != 0:
-        said = done.stderr[:_OUTPUT_BYTES].decode(errors="replace").strip()
         raise HookFailed(f"{command[0]} exited with {done.returncode}" + (f": {said}" if said else ""))
 
 
@@ -155,11 +158,11 @@ async def post(url: str, token: str, alert: Mapping[str, Any]) -> None:
     """Post the alert as JSON. Raises HookFailed unless the answer is 2xx. Redirects are not followed."""
     # The library is for those few that use it, and importing it takes longer than the event loop should wait.
     httpx = await trio.to_thread.run_sync(importlib.import_module, "httpx")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"Authorization": f"Bearer {token}".encode()} if token else {}
     try:
         async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
             answer = await client.post(url, json=dict(alert), headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # a host that is no name at all: UnicodeError
         raise HookFailed(f"{type(error).__name__}: {error}") from error
     if not answer.is_success:
         raise HookFailed(f"the answer was {answer.status_code} {answer.reason_phrase}")
