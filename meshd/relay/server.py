@@ -305,6 +305,12 @@ class Relay:
         return {MeshId(bytes.fromhex(path.stem)) for path in self._directory.glob("*.db")}
 
     async def _open(self, meshes: trio.Nursery, mesh_id: MeshId, roster: Roster | None) -> HostedMesh:
+        """Open the store of a mesh and serve it. It is served also when the connection that it was opened for ends."""
+        # The thread that opens a store can't be stopped. Given up half-way, the store would be open, and nobody's.
+        with trio.CancelScope(shield=True):
+            return await self._open_whole(meshes, mesh_id, roster)
+
+    async def _open_whole(self, meshes: trio.Nursery, mesh_id: MeshId, roster: Roster | None) -> HostedMesh:
         try:
             life = await open_life(self._path(mesh_id), roster, self._rng)
         except MeshdError as error:

@@ -4,13 +4,18 @@ import random
 from pathlib import Path
 
 import trio
+import trio.testing
 
 from meshd.histogram import Histogram
 from meshd.node.admission import JoinEnded
 from meshd.node.clients import Listening
 from meshd.node.insight.vitals import COMMIT_BOUNDS
 from meshd.node.settings import Settings
+from meshd.relay.admission import mesh_name
+from meshd.relay.config import RelayConfig
 from meshd.relay.mesh import HostedMesh, open_life
+from meshd.relay.options import Options
+from meshd.relay.server import Relay
 from tests.trust.people import added, device, mesh_of
 
 
@@ -32,3 +37,24 @@ async def names_after_defects(directory: Path, count: int) -> list[str]:
             mesh._inbox.post_nowait(JoinEnded(99, None, None))  # nothing like that was begun
         names.append(mesh.roster.members[device(2).node_id].role)
     return names
+
+
+def test_a_dialer_that_goes_while_the_store_is_opened_leaves_a_mesh_that_is_served(tmp_path: Path) -> None:
+    (tmp_path / "meshes").mkdir()
+    options = Options(config=RelayConfig(), config_file=None, state_dir=tmp_path, show_certificate=False)
+    roster = added(mesh_of(1), 0, 2, "relay")
+
+    async def served() -> list[str]:
+        relay = Relay(options, device(2))
+        async with trio.open_nursery() as meshes:
+            with trio.CancelScope() as impatient:
+                async with trio.open_nursery() as dialer:
+                    dialer.start_soon(relay._open, meshes, roster.mesh_id, roster)
+                    await trio.testing.wait_all_tasks_blocked()
+                    impatient.cancel()
+            names = [mesh.figures().name for mesh in relay._hosted.values()]
+            for mesh in relay._hosted.values():
+                mesh.stop()
+        return names
+
+    assert trio.run(served) == [mesh_name(roster.mesh_id)]
