@@ -308,7 +308,8 @@ class Relay:
         """Open the store of a mesh and serve it. It is served also when the connection that it was opened for ends."""
         # The thread that opens a store can't be stopped. Given up half-way, the store would be open, and nobody's.
         with trio.CancelScope(shield=True):
-            return await self._open_whole(meshes, mesh_id, roster)
+            mesh = await self._open_whole(meshes, mesh_id, roster)
+        return mesh
 
     async def _open_whole(self, meshes: trio.Nursery, mesh_id: MeshId, roster: Roster | None) -> HostedMesh:
         try:
