@@ -306,14 +306,9 @@ class Relay:
 
     async def _open(self, meshes: trio.Nursery, mesh_id: MeshId, roster: Roster | None) -> HostedMesh:
         """Open the store of a mesh and serve it. It is served also when the connection that it was opened for ends."""
-        # The thread that opens a store can't be stopped. Given up half-way, the store would be open, and nobody's.
-        with trio.CancelScope(shield=True):
-            mesh = await self._open_whole(meshes, mesh_id, roster)
-        return mesh
-
-    async def _open_whole(self, meshes: trio.Nursery, mesh_id: MeshId, roster: Roster | None) -> HostedMesh:
         try:
-            life = await open_life(self._path(mesh_id), roster, self._rng)
+            with trio.CancelScope(shield=True):  # given up half-way, the store would be open, and nobody's
+                life = await open_life(self._path(mesh_id), roster, self._rng)
         except MeshdError as error:
             log.error("mesh can't be served", mesh=mesh_id.hex(), code=error.code, reason=error.message)
             raise RemoteProtocolError("P_RELAY", "this relay can't open its store for the mesh") from error
@@ -328,7 +323,8 @@ class Relay:
         )
         commits = self._commits.setdefault(mesh_id, Histogram(COMMIT_BOUNDS))
         mesh = HostedMesh(life, identity=self._identity, settings=settings, directory=self._directory, commits=commits)
-        await meshes.start(self._host, mesh_id, mesh)
+        with trio.CancelScope(shield=True):
+            await meshes.start(self._host, mesh_id, mesh)
         return mesh
 
     async def _host(
