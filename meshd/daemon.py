@@ -311,6 +311,7 @@ class _Daemon:
             leases=Leases(self._inbox),
             name_of=self.loop.node.tokens.name_of,
             rng=self._rng,
+            run=self.loop.node.epoch.counter,
         )
         api = self._config.api
         settings = SocketSettings(str(self._options.runtime_dir / "http.sock"), api.group or None, api.mode)

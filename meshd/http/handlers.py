@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from meshd.api.server import Inbox
+from meshd.delivery.mailbox import RUN_BITS
 from meshd.errors import MeshdError
 from meshd.http.answers import Answer, document, failure, text
 from meshd.http.calls import ANSWER_S, Call, ask
@@ -37,12 +38,17 @@ _ANSWER_BYTES = 1024 * 1024
 
 @attrs.frozen(kw_only=True)
 class Surroundings:
-    """What handlers work with. ``name_of``: whose token a text is."""
+    """What handlers work with.
+
+    Args:
+        name_of: whose token a text is. run: which life of the daemon this is, as ``delivery.mailbox`` counts them.
+    """
 
     inbox: Inbox
     leases: Leases
     name_of: Callable[[str], str | None]
     rng: random.Random
+    run: int
 
 
 Handler = Callable[[Surroundings, Exchange], Awaitable[Answer | None]]
@@ -159,10 +165,25 @@ def _name(exchange: Exchange, consumer: str) -> Name:
     return Name(exchange.principal, exchange.arguments["service"], consumer)
 
 
+def _position(around: Surroundings, text: str) -> dict[int, int]:
+    """A place that a client says it has read up to. Raises MeshdError(E_USAGE).
+
+    One that no life of this daemon has reached is from a state that is gone, or from another device. What comes up to
+    there would be taken for read, and nobody has read it.
+    """
+    position = parse_position(text)
+    if any(offset >> RUN_BITS > around.run for offset in position.values()):
+        message = f"{text[:80]!r} is no position in the mailboxes that this device has now."
+        raise MeshdError(
+            "E_USAGE", message, "Start over with an empty position: what was not acknowledged comes again."
+        )
+    return position
+
+
 async def receive(around: Surroundings, exchange: Exchange) -> Answer:
     """Messages that are here, or the first that comes."""
     wanted = exchange.arguments
-    resume = Resume(parse_position(wanted["ack"] or ""), again=wanted["ack"] is not None)
+    resume = Resume(_position(around, wanted["ack"] or ""), again=wanted["ack"] is not None)
     async with around.leases.reading(_name(exchange, wanted["consumer"]), resume, wanted["lease_s"]) as lease:
         await lease.gather(wanted["max"], max(_QUIET_S, wanted["wait_s"]))
         exchange.check()
@@ -175,7 +196,7 @@ async def stream(around: Surroundings, exchange: Exchange) -> None:
     """Messages as they come, until the client goes."""
     wanted = exchange.arguments
     position = wanted["ack"] if wanted["ack"] is not None else exchange.headers.get("last-event-id", "")
-    resume = Resume(parse_position(position), again=True)
+    resume = Resume(_position(around, position), again=True)
     async with around.leases.reading(_name(exchange, wanted["consumer"]), resume, wanted["lease_s"]) as lease:
         await exchange.begin_stream()
         await exchange.feed(f"retry: {_RETRY_MS}\n\n".encode())

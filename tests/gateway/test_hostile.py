@@ -133,7 +133,7 @@ async def gateway(directory: Path, limits: Limits) -> AsyncIterator[tuple[Node, 
     """A gateway before the tests' small node: the node, the socket's path, the TCP port."""
     node = Node()
     leases = Leases(node.inbox_send)
-    around = Surroundings(inbox=node.inbox_send, leases=leases, name_of=lambda _: None, rng=random.Random(1))
+    around = Surroundings(inbox=node.inbox_send, leases=leases, name_of=lambda _: None, rng=random.Random(1), run=1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         settings = SocketSettings(str(directory / "http.sock"))

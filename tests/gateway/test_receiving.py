@@ -222,6 +222,20 @@ def test_wrong_acknowledgements_are_named(client: httpx.Client, body: dict[str, 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "E_USAGE")
 
 
+@pytest.mark.parametrize("path", ["/v1/receive/elsewhere", "/v1/receive/elsewhere/stream"])
+def test_a_position_of_a_mailbox_that_is_gone_is_refused_and_acknowledges_nothing(
+    client: httpx.Client, path: str
+) -> None:
+    put(client, "elsewhere", "a")
+    answer = client.get(path, params={"ack": f"2.{57 << 40}"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "E_USAGE")
+    last = client.get("/v1/receive/elsewhere/stream", headers={"Last-Event-ID": f"2.{57 << 40}"})
+    assert last.status_code == 400
+    told = get(client, "elsewhere", lease_s=0)
+    assert [message["payload"] for message in told["messages"]] == ["a"]
+    get(client, "elsewhere", ack=told["position"], wait_s=0, lease_s=0)
+
+
 # --- streams
 
 
