@@ -37,11 +37,15 @@ class Receiver:
         self.requests: list[tuple[dict[str, str], Any]] = []
         self.holds = threading.Event()
         self.holds.set()
+        self.mark: Path | None = None
+        """Is made when a request is here as a whole."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if receiver.mark is not None:
+                    receiver.mark.touch()
                 receiver.holds.wait(10)
                 receiver.requests.append((dict(self.headers), json.loads(body)))
                 self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
@@ -166,7 +170,9 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
 
 def test_a_slow_hook_does_not_hold_up_the_other(receiver: Receiver, tmp_path: Path) -> None:
     receiver.holds.clear()
-    settings = HookSettings(command=(program(tmp_path / "hook", "exit 0"),), url=receiver.url)
+    receiver.mark = tmp_path / "mark"
+    waits = program(tmp_path / "hook", f"until [ -e {receiver.mark} ]; do sleep 0.02; done")
+    settings = HookSettings(command=(waits,), url=receiver.url)
     [line] = trio.run(lambda: tell(settings, ALERT, until=1))
     assert (line["hook"], line["event"]) == ("exec", "alert told")
 
