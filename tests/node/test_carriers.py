@@ -409,6 +409,18 @@ def test_an_offer_that_is_missing_is_asked_for_by_way_of_the_carrier() -> None:
     assert reader.payloads == [b"x"]
 
 
+def test_what_is_read_while_nobody_is_there_is_told_to_whoever_comes_next() -> None:
+    world, (a, via, d, other) = commuters(4)
+    [id] = a.result(a.send("d2", b"x"))["ids"]
+    meet(world, a, via)
+    meet(world, via, d)
+    d.read().ack()
+    world.advance(HOUR)
+    meet(world, d, other)
+    meet(world, other, a)
+    assert a.query("trace", id)["state"] == "consumed"
+
+
 def test_a_receipt_is_taken_along_also_from_a_short_meeting() -> None:
     world, (a, via, d) = commuters()
     a.send("d2", b"x")
