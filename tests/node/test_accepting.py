@@ -7,7 +7,7 @@ from meshd.ids import Priority
 from meshd.node.requests import Remove, Result, Submit
 from meshd.store.ops import PutSpool
 from meshd.wire.bundle import Message
-from meshd.wire.frames import BundleFrame
+from meshd.wire.frames import MAX_HOPS, BundleFrame
 from tests.node.harness import Device, World
 
 
@@ -320,6 +320,25 @@ class TestEphemeral:
         a, _ = world.devices
         assert a.code(a.send("d1", *payloads, ephemeral=True, key="k")) == "E_UNREACHABLE"
         assert a.result(a.send("d1", b"x", key="k"))["state"] == "accepted"
+
+    def test_it_is_answered_once_also_beside_what_is_stored(self) -> None:
+        world = World()
+        a, b = world.devices
+        world.connect(a, b)
+        for number, ephemeral in ((101, True), (102, False)):
+            submit = Submit(
+                port=a.client,
+                id=number,
+                principal="uid:1",
+                destination="d1",
+                service="box",
+                messages=(Message(b"x"),),
+                ephemeral=ephemeral,
+            )
+            a.inbox.append(submit)
+        world.pump()
+        assert [a.result(number)["state"] for number in (101, 102)] == ["sent", "accepted"]
+        assert {frame.hop_limit for frame in world.bundles} == {MAX_HOPS - 1}
 
     def test_to_oneself(self) -> None:
         world = World()
