@@ -36,3 +36,28 @@ def test_what_was_given_back_waits_for_credit_like_anything_else() -> None:
     world.credit(subscription, 1)
     world.settle()
     assert world.log == [("main", first, False), ("main", first, True)]
+
+
+def test_what_was_due_again_comes_once_to_the_next_reader() -> None:
+    world = World()
+    subscription = world.subscribe(credit=1)
+    first = world.release()
+    world.nack(subscription, first, first)
+    world.poll(60.0)
+    world.unsubscribe(subscription, lost=False)
+    world.settle()
+    world.log.clear()
+    world.subscribe()
+    world.settle()
+    assert world.log == [("main", first, True)]
+
+
+def test_whoever_left_first_expires_first() -> None:
+    world = World(Limits(idle_s=100.0))
+    one, two = world.subscribe("one"), world.subscribe("two")
+    world.unsubscribe(one)
+    world.poll(30.0)
+    world.unsubscribe(two)
+    assert world.mailbox.next_deadline() == world.now + 70.0
+    world.poll(70.0)
+    assert world.expired == ["one"]

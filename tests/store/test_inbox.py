@@ -30,6 +30,8 @@ def test_rows_come_back_from_the_one_that_holds_the_offset() -> None:
     assert mail(database, 60) == []
     commit(database, DeleteInbox((2, 3)))
     assert [row.row for row in mail(database, 29)] == [4, 5]
+    commit(database, put_inbox(6, late=True), put_inbox(7, missing=b"note"))
+    assert mail(database, 60) == [inbox_row(6, late=True), inbox_row(7, missing=b"note")]
 
 
 def test_a_held_row_is_released_once() -> None:
@@ -43,6 +45,7 @@ def test_a_held_row_is_released_once() -> None:
     commit(
         database, ReleaseInbox(1, 40, b"note", True), ReleaseInbox(1, 50, None, False), ReleaseInbox(8, 60, None, False)
     )
+    commit(database, ReleaseInbox(1, 70, None, False))
     assert mail(database, 0) == [inbox_row(1, first_offset=40, late=True, missing=b"note")]
     assert database.snapshot().held == ()
     assert database.snapshot().mailboxes == (
