@@ -256,6 +256,19 @@ class TestAdmitting:
         assert len(statements) == 1
         assert meetings[1].ends().roster.all_statements() == statements
 
+    def test_a_member_with_another_code_is_told_all_again_and_leaves_that_code_open(self) -> None:
+        world = World(1)
+        [a] = world.devices
+        Meeting(a, invited(a), device(9)).asks(1)
+        code = invited(a)
+        again = Meeting(a, code, device(9), "renamed")
+        again.asks(2)
+        assert again.ends(2).name == "laptop"
+        assert len(a.node.membership.require_roster().all_statements()) == 1
+        other = Meeting(a, code, device(8), "tablet")
+        other.asks(3)
+        assert other.ends(3).name == "tablet"
+
     def test_a_name_that_was_taken_meanwhile_gets_a_number(self) -> None:
         world = World(1)
         [a] = world.devices
