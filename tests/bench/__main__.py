@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 from pathlib import Path
 
 from tests.bench.report import HEADER, Figure, document, line
@@ -26,6 +27,7 @@ def main() -> None:
     chosen = [name for name in ROWS if not given.only or name.startswith(tuple(given.only))]
     if not chosen:
         parser.error(f"no row begins with {', '.join(given.only)}; see --list")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that its daemons end with it
     load_before = os.getloadavg()[0]
     figures: list[Figure] = []
     print(HEADER, flush=True)
