@@ -11,13 +11,19 @@ from meshd.wire.frames import MAX_HOPS, STALE_EPOCH, Ack, BundleFrame, Busy, Fra
 from tests.node.harness import Device, World
 
 
-def with_a_copy_at_the_relay() -> tuple[World, Device, Device, Device]:
-    """``a`` has sent to ``c`` over ``b``, and ``b`` holds it: nothing that it passes on arrives."""
+def in_a_row() -> tuple[World, Device, Device, Device]:
+    """``a`` is linked with ``b``, and that with ``c``; all have heard of it."""
     world = World(3)
     a, b, c = world.devices
     world.connect(a, b)
     world.connect(b, c)
     world.advance(5)
+    return world, a, b, c
+
+
+def with_a_copy_at_the_relay() -> tuple[World, Device, Device, Device]:
+    """``a`` has sent to ``c`` over ``b``, and ``b`` holds it: nothing that it passes on arrives."""
+    world, a, b, c = in_a_row()
     world.loses = lambda sender, _, frame: sender is b and isinstance(frame, BundleFrame)
     a.send("d2", b"0")
     world.flush()
@@ -65,11 +71,7 @@ def test_only_the_destination_itself_says_so() -> None:
 
 
 def test_what_its_destination_can_not_open_is_let_go_and_holds_nothing_up() -> None:
-    world = World(3)
-    a, b, c = world.devices
-    world.connect(a, b)
-    world.connect(b, c)
-    world.advance(5)
+    world, a, b, c = in_a_row()
     reader = c.read()
     a.send("d2", b"0")
     [true] = [frame for frame in world.bundles if frame.hop_limit == MAX_HOPS - 1]
@@ -145,11 +147,7 @@ def test_what_a_removed_device_sent_and_nobody_can_open_is_answered_for() -> Non
 
 
 def test_what_was_sent_in_a_life_that_its_source_has_lost_is_answered_for() -> None:
-    world = World(3)
-    a, b, c = world.devices
-    world.connect(a, b)
-    world.connect(b, c)
-    world.advance(5)
+    world, a, b, c = in_a_row()
     before = a.image()
     world.loses = lambda _, __, frame: isinstance(frame, Routed) and frame.kind is Kind.OFFER
     a.send("d2", b"of a life that is lost")
@@ -166,11 +164,7 @@ def test_what_was_sent_in_a_life_that_its_source_has_lost_is_answered_for() -> N
 
 
 def test_what_expired_on_its_way_is_known_no_more() -> None:
-    world = World(3)
-    a, b, c = world.devices
-    world.connect(a, b)
-    world.connect(b, c)
-    world.advance(5)
+    world, a, b, _ = in_a_row()
     world.loses = lambda sender, _, frame: sender is b and isinstance(frame, BundleFrame)
     a.send("d2", b"x", lifetime_ms=4_000)
     [bundle] = [bundle_id(frame.head, frame.body) for frame in world.bundles[-1:]]
@@ -202,11 +196,7 @@ def test_many_that_may_go_no_further_do_not_keep_the_disk_busy_and_hide_nothing(
 
 
 def test_what_a_hop_turned_away_is_sent_again_when_its_time_has_come() -> None:
-    world = World(3)
-    a, b, c = world.devices
-    world.connect(a, b)
-    world.connect(b, c)
-    world.advance(5)
+    world, a, b, c = in_a_row()
     reader = c.read()
     b.free_bytes = 0
     a.send("d2", b"0")
@@ -251,11 +241,7 @@ def test_a_hop_that_does_not_know_the_destination_yet_is_asked_again_soon() -> N
 
 
 def test_what_may_go_no_further_is_replaced_when_it_comes_again_with_hops_to_go() -> None:
-    world = World(3)
-    a, b, c = world.devices
-    world.connect(a, b)
-    world.connect(b, c)
-    world.advance(5)
+    world, a, b, c = in_a_row()
     world.loses = lambda sender, _, frame: sender is a and isinstance(frame, BundleFrame)
     a.send("d2", b"0")
     [frame] = world.bundles
@@ -273,11 +259,7 @@ def test_what_may_go_no_further_is_replaced_when_it_comes_again_with_hops_to_go(
 
 
 def test_what_one_hop_wants_to_be_spared_goes_by_another_way_at_once() -> None:
-    world = World(3)
-    a, b, c = world.devices
-    world.connect(a, b)
-    world.connect(b, c)
-    world.advance(5)
+    world, a, b, c = in_a_row()
     world.loses = lambda sender, _, frame: sender is a and isinstance(frame, BundleFrame)
     a.send("d2", b"0")
     toward_b = a.node.peers.link_to(b.id)
