@@ -67,7 +67,8 @@ CATALOGUE: dict[str, Explanation] = {
     ),
     "E_TOO_LARGE": Explanation("The message body is over 1 MiB.", "Send it in pieces of at most 1 MiB."),
     "E_FULL": Explanation(
-        "The spool is full, or the disk is.", "Wait for mail to leave (meshctl queue), or raise store.quota."
+        "The spool is full, or the disk is.",
+        "Make room on the disk; or wait for mail to leave (meshctl queue), or raise store.quota.",
     ),
     "E_BUSY": Explanation("The daemon has too much in hand for this request.", "Try again in a moment."),
     "E_UNREACHABLE": Explanation("There is no path to the device now.", "See: meshctl peers. Durable messages wait."),
@@ -113,7 +114,8 @@ CATALOGUE: dict[str, Explanation] = {
         "The device at that address is not the one that made the code.", "Make the code again on the inviting device."
     ),
     "E_JOIN_UNREACHABLE": Explanation(
-        "The inviting device can't be reached.", "Put both on one network, and check that TCP 7843 is not blocked."
+        "The inviting device can't be reached.",
+        "Put both on one network, and check that no firewall blocks its TCP port (7843 unless set otherwise).",
     ),
     "E_JOIN_RATE": Explanation("Too many wrong codes from this address.", "Wait a minute and try again."),
     # relays

@@ -53,7 +53,9 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
     name = given.name or _host_name()
     if not is_device_name(name):
         raise MeshdError(
-            "E_USAGE", f"--name: {name[:70]!r} is no device name.", "Use letters, digits, dots and hyphens."
+            "E_USAGE",
+            f"--name: {name[:70]!r} is no device name.",
+            "Use letters, digits, dots, hyphens and underscores, a letter or digit first.",
         )
     hide(config.alerts.webhook)
     hide(config.alerts.webhook_token)
@@ -90,7 +92,17 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
         if environ.get(variable):
             return Path(environ[variable])
     home = environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "meshd"
+    return (Path(home) if home else home_dir() / ".local" / "state") / "meshd"
+
+
+def home_dir() -> Path:
+    """This user's home. Raises MeshdError E_STATE_DIR when there is none: ``HOME`` is not set, and no account says."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise MeshdError(
+            "E_STATE_DIR", "There is no directory for the state: this user has no home.", "Set --state-dir or HOME."
+        ) from error
 
 
 def _runtime_dir(environ: Mapping[str, str]) -> Path:

@@ -18,7 +18,7 @@ from meshd.errors import MeshdError
 from meshd.ids import Epoch
 from meshd.kinds import Endpoint
 from meshd.node.epochs import next_epoch
-from meshd.store.database import Database
+from meshd.store.database import MAKE_ROOM, Database
 from meshd.store.ops import Op, PutFact
 from meshd.store.reads import Snapshot
 from meshd.transport.base import Transport
@@ -107,7 +107,7 @@ def begin_life(path: Path, rng: random.Random, first: Callable[[Snapshot], Seque
     [committed] = database.apply([(0, [epoch_fact, PutFact("clock", b"", clock.encode()), *more])], clock.now_ms())
     if committed.error is not None:
         database.close()
-        raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
+        raise _unwritable(path, committed.error, committed.reason)
     return Life(database, database.snapshot() if more else snapshot, clock, epoch)
 
 
@@ -126,10 +126,14 @@ def claim_identity(life: Life, state_dir: Path, rng: random.Random) -> Identity:
     if owner is None:
         [committed] = life.database.apply([(0, [PutFact(_OWNER_FACT, b"", identity.node_id)])], life.clock.now_ms())
         if committed.error is not None:
-            raise MeshdError(committed.error, f"The store can't be written: {committed.reason}.")
+            raise _unwritable(state_dir, committed.error, committed.reason)
     elif owner != identity.node_id:
         raise MeshdError("E_STATE_DIR", f"{state_dir / KEY_FILE} is the key of another device than the state.", RESTORE)
     return identity
+
+
+def _unwritable(path: Path, code: str, reason: str | None) -> MeshdError:
+    return MeshdError(code, f"{path} can't be written: {reason}.", MAKE_ROOM if code == "E_FULL" else None)
 
 
 def free_bytes(directory: Path) -> int:

@@ -3,6 +3,7 @@
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def check_refusal(ended: subprocess.CompletedProcess[str], code: int, name: str,
     """It ended with ``code`` and one line that names the error, what it is about, and what to do."""
     assert (ended.returncode, ended.stdout) == (code, ""), ended.stderr
     [line] = ended.stderr.strip().splitlines()
-    assert line.startswith("meshd: ")
+    assert line.startswith(("meshd: ", "meshd-relay: "))
     assert f"[{name}] " in line
     for mention in mentions:
         assert mention in line
@@ -197,6 +198,18 @@ def test_a_state_directory_that_is_a_file(place: Place) -> None:
 def test_a_state_directory_that_nobody_may_make(place: Place) -> None:
     # Not even root makes a directory there, so that this says the same for every user.
     check_refusal(place.run("--state-dir", "/proc/meshd-state"), 2, "E_STATE_DIR", "/proc/meshd-state")
+
+
+@pytest.mark.parametrize("program", ["meshd.daemon", "meshd.relay.server"])
+def test_a_user_without_a_home_is_told_so(program: str) -> None:
+    nobody = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if shutil.which("unshare") is None or subprocess.run([*nobody, "true"], check=False).returncode:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs unshare --user")
+    said = {"XDG_STATE_HOME", "STATE_DIRECTORY", "MESHD_STATE_DIR", "HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in said}
+    command = [*nobody, sys.executable, "-c", f"import {program}; {program}.main()"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=START_SECONDS, check=False)
+    check_refusal(ended, 2, "E_STATE_DIR", "--state-dir")
 
 
 def test_a_damaged_database_is_kept_and_named(place: Place) -> None:

@@ -9,7 +9,7 @@ import click
 
 from meshd import __version__
 from meshd.cli.screen import drop_output, failure
-from meshd.cli.session import Session, global_options
+from meshd.cli.session import Group, Session, global_options
 from meshd.errors import CATALOGUE, MeshdError
 
 EXIT_REFUSED = 1
@@ -53,7 +53,7 @@ COMMANDS: Mapping[str, str] = {
 """Each command and the module that holds it, under its own name (with ``_`` for ``-``)."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """The top group: imports a command's module when the command is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -67,6 +67,14 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, up to the command's name. A reader that went away ends it without a word."""
+        try:
+            return super().parse_args(ctx, args)
+        except BrokenPipeError:
+            drop_output()
+            ctx.exit(EXIT_PIPE_CLOSED)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command. Ctrl-C, and a reader that went away (``| head``), end it without a word."""

@@ -7,14 +7,14 @@ import click
 
 from meshd.cli import screen
 from meshd.cli.answers import Fields, rows_of
-from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.session import Command, Group, Session, pass_session
 from meshd.errors import CATALOGUE, MeshdError
 
 DEFAULT_FILE = "/etc/meshd/meshd.toml"
 """Where the packages put it; the daemon reads the one it is started with."""
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Show and check the configuration."""
 

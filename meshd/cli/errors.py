@@ -5,11 +5,11 @@ import difflib
 import click
 
 from meshd.cli import screen
-from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.session import Command, Group, Session, pass_session
 from meshd.errors import CATALOGUE, MeshdError
 
 
-@click.group()
+@click.group(cls=Group)
 def errors() -> None:
     """Explain error codes."""
 

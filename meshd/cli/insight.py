@@ -7,7 +7,7 @@ import click
 from meshd.cli import drawing, screen
 from meshd.cli.advice import Failure, advise
 from meshd.cli.answers import Fields, fields_of, rows_of
-from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.session import Command, Group, Session, pass_session
 from meshd.cli.units import age, count, milliseconds, percent
 from meshd.errors import MeshdError
 
@@ -243,7 +243,7 @@ def _show_event(session: Session, row: Fields) -> None:
     screen.line(f"{at}  {label}  {screen.paint(name.ljust(_NAME_WIDTH), bold=True)}  {detail}".rstrip())
 
 
-@click.group()
+@click.group(cls=Group)
 def breaker() -> None:
     """Act on breakers: they hold back dials that keep failing."""
 

@@ -4,12 +4,12 @@ import click
 
 from meshd.cli import screen
 from meshd.cli.answers import fields_of
-from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.session import Command, Group, Session, pass_session
 
 _LEVELS = ("debug", "info", "warning", "error", "default")
 
 
-@click.group()
+@click.group(cls=Group)
 def log() -> None:
     """Change what the daemon logs."""
 

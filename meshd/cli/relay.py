@@ -10,7 +10,7 @@ import click
 
 from meshd.cli import screen
 from meshd.cli.answers import fields_of, rows_of
-from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.session import Command, Group, Session, pass_session
 from meshd.errors import MeshdError
 
 ADD_TIMEOUT_S = 20.0
@@ -22,7 +22,7 @@ _MAX_FILE_BYTES = 64 * 1024
 _STATE_COLOURS = {"up": "green", "suspect": "yellow", "down": "red"}
 
 
-@click.group()
+@click.group(cls=Group)
 def relay() -> None:
     """Add, list and remove relays, which join networks."""
 

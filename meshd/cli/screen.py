@@ -4,13 +4,14 @@ Text from other devices (names, errors, payloads) passes :func:`printable`, so t
 write escape sequences to somebody's terminal.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -56,8 +57,15 @@ def line(text: str = "") -> None:
 
 
 def _write(text: str, *, colour: bool) -> None:
-    try:
+    with written():
         click.echo(text, color=colour)
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """What is done inside does nothing but print. Raises as :func:`line`."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:

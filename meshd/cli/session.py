@@ -10,6 +10,7 @@ import attrs
 import click
 
 from meshd.cli.progress import waiting
+from meshd.cli.screen import written
 from meshd.cli.units import parse_span
 from meshd.errors import CATALOGUE, MeshdError
 
@@ -100,6 +101,11 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.params.extend(global_options())
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; all that is printed then is help."""
+        with written():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run it. What the daemon calls wrong usage is told in the words of the command line."""
         try:
@@ -109,6 +115,15 @@ class Command(click.Command):
                 raise
             message = _OF_ARGUMENT.sub(r"\1: ", error.message)
             raise MeshdError("E_USAGE", message, f"See: {ctx.command_path} --help") from error
+
+
+class Group(click.Group):
+    """A command that only has others below it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; all that is printed then is help, and the version."""
+        with written():
+            return super().parse_args(ctx, args)
 
 
 class Seconds(click.ParamType[float]):

@@ -4,10 +4,10 @@ import click
 
 from meshd.cli import screen
 from meshd.cli.answers import fields_of, rows_of
-from meshd.cli.session import Command, Session, pass_session
+from meshd.cli.session import Command, Group, Session, pass_session
 
 
-@click.group()
+@click.group(cls=Group)
 def token() -> None:
     """Make, list and revoke tokens for the HTTP gateway."""
 

@@ -133,8 +133,7 @@ class Admissions:
     def join(self, turn: Turn, request: Join) -> None:
         """Begin to join. Raises MeshdError."""
         membership = self._membership
-        if membership.roster is not None:
-            raise MeshdError("E_ALREADY_IN_MESH", f"This device is in the mesh {membership.roster.mesh_name}.")
+        membership.check_free()
         self._check_no_join()
         name = request.name or membership.name
         if not is_device_name(name):

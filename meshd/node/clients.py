@@ -189,8 +189,7 @@ class Clients:
 
     def _accept(self, request: Submit) -> None:
         roster = self._parts.mesh.membership.require_roster()
-        if self._parts.mesh.membership.is_shut_out:
-            raise MeshdError("E_REMOVED_DEVICE", f"This device was removed from the mesh {roster.mesh_name}.")
+        self._parts.mesh.membership.check_not_removed()
         member = roster.resolve(request.destination)
         if member.role == "relay":
             raise MeshdError("E_USAGE", f"{member.name} is a relay: it passes mail on, and takes none itself.")

@@ -120,7 +120,11 @@ async def join(
     error: MeshdError | None = None
     try:
         if transport is None:
-            raise MeshdError("E_JOIN_UNREACHABLE", "Joining takes WebSocket, which links.transports leaves out.")
+            raise MeshdError(
+                "E_JOIN_UNREACHABLE",
+                "Joining takes WebSocket, which links.transports leaves out.",
+                "Let links.transports have websocket too, and restart the daemon.",
+            )
         code = InviteCode.parse(effect.code)
         attempt = _Attempt(code, effect.name, identity, transport, rng)
         with trio.move_on_after(JOIN_SECONDS):

@@ -111,6 +111,18 @@ class Membership:
             raise MeshdError("E_NO_MESH", "This device belongs to no mesh yet.")
         return self.roster
 
+    def check_not_removed(self) -> None:
+        """Raises MeshdError E_REMOVED_DEVICE when this device is in its mesh no more."""
+        if self.is_shut_out:
+            mesh_name = self.require_roster().mesh_name
+            raise MeshdError("E_REMOVED_DEVICE", f"This device was removed from the mesh {mesh_name}.")
+
+    def check_free(self) -> None:
+        """See that this device may enter a mesh. Raises MeshdError E_ALREADY_IN_MESH, E_REMOVED_DEVICE."""
+        self.check_not_removed()
+        if self.roster is not None:
+            raise MeshdError("E_ALREADY_IN_MESH", f"This device is in the mesh {self.roster.mesh_name}.")
+
     def public_key(self, node: NodeId) -> bytes | None:
         """The full Ed25519 key of a device that is in the mesh now."""
         return self._keys.get(node)
@@ -185,8 +197,7 @@ class Membership:
 
     def found(self, turn: Turn, mesh_name: str) -> str:
         """Found a mesh with this device as admin; return the recovery words. Raises MeshdError."""
-        if self.roster is not None:
-            raise MeshdError("E_ALREADY_IN_MESH", f"This device is in the mesh {self.roster.mesh_name}.")
+        self.check_free()
         seed, public_key = new_recovery(self._rng)
         self.enter(turn, found(self.identity, mesh_name, self.name, public_key))
         return recovery_words(seed)

@@ -12,6 +12,7 @@ from meshd.errors import MeshdError
 from meshd.kinds import parse_endpoint
 from meshd.logs import configure
 from meshd.masking import hide
+from meshd.options import home_dir
 from meshd.relay.config import Listen, RelayConfig, load_relay_config
 
 
@@ -91,4 +92,4 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
         if environ.get(variable):
             return Path(environ[variable])
     home = environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "meshd-relay"
+    return (Path(home) if home else home_dir() / ".local" / "state") / "meshd-relay"

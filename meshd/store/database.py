@@ -27,6 +27,9 @@ CHECKED_WHOLE_BYTES = 32 * 1024 * 1024
 """A file up to this size is checked as a whole at its opening (under a second on an SD card). In a
 larger one the small tables are, and mail when it is read: SQLite notices damaged pages then."""
 
+MAKE_ROOM = "Make room on that disk."
+"""What to do where there is no space for the file itself: mail that leaves, or a larger quota, gives it none."""
+
 _CACHE_KIB = 2048
 _CHECKPOINT_PAGES = 1000
 _LOG_KEPT_BYTES = 8 * 1024 * 1024
@@ -300,7 +303,7 @@ def _opening_error(path: Path, error: apsw.Error | OSError, system_errno: int = 
     number = error.errno if isinstance(error, OSError) else system_errno
     takes_none = isinstance(error, apsw.CantOpenError) and not has_room(path.parent)
     if isinstance(error, apsw.FullError) or number in DISK_FULL or takes_none:
-        return MeshdError("E_FULL", f"There is no space left for {path}.")
+        return MeshdError("E_FULL", f"There is no space left for {path}.", MAKE_ROOM)
     fails = isinstance(error, apsw.IOError | apsw.CantOpenError) and number not in _FORBIDDEN
     code = "E_DATABASE" if fails or number == errno.EIO else "E_STATE_DIR"
     return MeshdError(code, f"{path} can't be used: {_reason(error)}.")

@@ -212,11 +212,13 @@ def test_a_defect_is_one_line_and_the_details_come_on_request() -> None:
         assert ("Traceback" in done.stderr) is traced
 
 
-def test_output_that_cannot_be_written_is_an_error() -> None:
+PRINTING = [("errors", "lookup", "E_BUSY"), ("--help",), ("--version",), ("status", "--help"), ("errors", "--help")]
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_output_that_cannot_be_written_is_an_error(arguments: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command("errors", "lookup", "E_BUSY"), stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: Can't write the output: No space left on device. [E_OUTPUT]")
 
@@ -227,10 +229,20 @@ def run_in_shell(redirection: str, *arguments: str, **environment: str) -> subpr
     return subprocess.run(shell, capture_output=True, env=os.environ | environment, check=False)
 
 
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_output_that_nobody_reads_any_more_ends_it_quietly(arguments: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command(*arguments), stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_closed_streams_are_errors_and_never_a_defect(daemon: FakeDaemon) -> None:
     socket = ("--socket", str(daemon.path))
-    out = run_in_shell(">&-", "errors", "lookup", "E_BUSY")
-    assert (out.returncode, out.stderr.splitlines()[0][-10:]) == (1, b"[E_OUTPUT]")
+    for arguments in PRINTING:
+        out = run_in_shell(">&-", *arguments)
+        assert (out.returncode, out.stderr.splitlines()[0][-10:]) == (1, b"[E_OUTPUT]")
     into = run_in_shell("<&-", *socket, "send", "attic", "-")
     assert (into.returncode, into.stderr[:32]) == (2, b"error: Can't read standard input")
     assert run_in_shell("2>&-", "errors", "lookup", "nothing").returncode == 2

@@ -130,6 +130,14 @@ class TestFounding:
         assert one.code(one.ask(Join, code=code, name=None)) == "E_ALREADY_IN_MESH"
         assert one.node.membership.require_roster().genesis == genesis
 
+    def test_who_was_removed_is_told_so(self) -> None:
+        world = World(2)
+        a, b = world.devices
+        world.connect(a, b)
+        a.result(a.ask(Remove, device="d1"))
+        assert b.code(b.ask(Join, code=str(invited(a)), name=None)) == "E_REMOVED_DEVICE"
+        assert b.code(b.ask(InitMesh, name="other")) == "E_REMOVED_DEVICE"
+
 
 class TestInviting:
     def test_a_code_is_for_this_mesh_and_device_and_outlives_a_crash(self) -> None:

@@ -211,10 +211,14 @@ def test_a_device_without_a_mesh_lets_nobody_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "can_dial", "expected"), [("x", True, "E_CODE_MALFORMED"), ("x", False, "E_JOIN_UNREACHABLE")]
+    ("can_dial", "expected", "mention"),
+    [(True, "E_CODE_MALFORMED", "one word"), (False, "E_JOIN_UNREACHABLE", "links.transports")],
 )
-def test_what_can_not_be_tried_ends_at_once(code: str, can_dial: bool, expected: str) -> None:
+def test_what_can_not_be_tried_ends_at_once(can_dial: bool, expected: str, mention: str) -> None:
     async def body() -> None:
-        assert refused(await joined(code, can_dial=can_dial)) == expected
+        ended = await joined("x", can_dial=can_dial)
+        assert refused(ended) == expected
+        assert ended.error is not None
+        assert mention in ended.error.hint
 
     run(body)

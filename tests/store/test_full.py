@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshd.node.accepting import MIN_FREE_BYTES
+from meshd.store.database import MAKE_ROOM
 from tests.store.test_database import run_program
 
 STARTED = """
@@ -22,7 +23,7 @@ try:
     print(database.apply([(1, [put_spool(1)])], 1)[0].error)
     database.close()
 except MeshdError as error:
-    print(error.code)
+    print(error.code, "advice:", error.hint)
 """
 
 REFILLED = """
@@ -55,7 +56,8 @@ def test_a_disk_takes_so_many_files(tmp_path: Path, files: int, outcome: str) ->
     """The store needs two: itself and its log. The third is the reserve."""
     script = f'mount -t tmpfs -o size=40m,nr_inodes={files + 1} tmpfs "$1" && exec "$2" -c "$3" "$1"'
     with run_program(*unshared(script, tmp_path, sys.executable, STARTED)) as started:
-        assert started.communicate()[0].split() == [outcome]
+        said, _, advice = started.communicate()[0].partition(" advice: ")
+    assert (said.strip(), advice.strip()) == (outcome, MAKE_ROOM if outcome == "E_FULL" else "")
 
 
 def test_where_mail_is_taken_again_the_file_may_grow_again(tmp_path: Path) -> None:
