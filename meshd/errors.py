@@ -98,7 +98,7 @@ CATALOGUE: dict[str, Explanation] = {
     "E_INTERNAL": Explanation("A defect in meshd.", "Please report it with the daemon's log."),
     # messages
     "E_EXPIRED": Explanation("The message's lifetime ended before it was read.", "Send again, with a longer lifetime."),
-    "E_REFUSED": Explanation("The destination refused the message.", "See the reason given with it."),
+    "E_REFUSED": Explanation("The message was refused.", "See the reason given with it."),
     "E_GONE": Explanation(
         "The message was delivered, but the device has left the mesh: nothing will tell whether it was read.",
         "Whoever removed the device may know.",

@@ -88,14 +88,25 @@ def _send(session: Session, request: dict[str, object], wait: str | None) -> tup
             click.echo(f"Message {message_id} was accepted, and will be delivered. {_follow(message_id)}", err=True)
             raise
         except MeshdError as error:
-            if error.code != "E_TIMEOUT" or session.timeout is None:
-                raise
-            raise MeshdError(
-                "E_TIMEOUT",
-                f"Message {message_id} was accepted, but not {wait} within {session.timeout:g} s.",
-                f"It is kept and will be delivered. {_follow(message_id)}",
-            ) from error
+            raise _cut_off(message_id, wait, session.timeout, error) from error
         return message_id, fields_of(answer).text("state")
+
+
+def _cut_off(message_id: str, wait: str | None, timeout: float | None, error: MeshdError) -> MeshdError:
+    """What to tell when the wait for an accepted message failed: nobody is to send it twice for that."""
+    if error.code == "E_TIMEOUT" and timeout is not None:
+        return MeshdError(
+            "E_TIMEOUT",
+            f"Message {message_id} was accepted, but not {wait} within {timeout:g} s.",
+            f"It is kept and will be delivered. {_follow(message_id)}",
+        )
+    if error.code in ("E_NO_DAEMON", "E_STOPPING"):
+        return MeshdError(
+            error.code,
+            f"Message {message_id} was accepted, but meshd ended before it was {wait}.",
+            f"It is kept. Don't send it again: start meshd. {_follow(message_id)}",
+        )
+    return MeshdError(error.code, f"Message {message_id}: {error.message}", error.hint)
 
 
 def _follow(message_id: str) -> str:

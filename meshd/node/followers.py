@@ -24,8 +24,14 @@ class Stage(enum.IntEnum):
 STAGES = {stage.name.lower(): stage for stage in Stage}
 _FAILURES = {
     Stage.EXPIRED: ("E_EXPIRED", "The message expired before it was read there"),
-    Stage.REFUSED: ("E_REFUSED", "The destination refused the message"),
+    Stage.REFUSED: ("E_REFUSED", "The message was refused"),
 }
+_WORDS = {
+    "lifetime": "its lifetime ended",
+    "unread": "its lifetime ended",
+    "removed": "the device was removed from the mesh",
+}
+"""Why, in words. Other codes are told as they are."""
 
 
 @attrs.define(eq=False)
@@ -77,7 +83,7 @@ class Followers:
         for follower in followers:
             if stage in _FAILURES:
                 code, message = _FAILURES[stage]
-                detail = f"{message}." if reason is None else f"{message}: {reason}."
+                detail = f"{message}." if reason is None else f"{message}: {_WORDS.get(reason, reason)}."
                 self._drop(follower, besides=ref)
                 follower.pending.clear()
                 self._answer(turn, follower, Failure(MeshdError(code, detail)))

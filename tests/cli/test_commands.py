@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from meshd.cli.app import EXIT_CODES
 from meshd.errors import MeshdError
 from tests.cli.conftest import Meshctl
-from tests.cli.daemon import FakeDaemon, Silence
+from tests.cli.daemon import Answer, FakeDaemon, Raw, Silence
 
 KITCHEN, ATTIC = "k" * 26, "a" * 26
 MESSAGE_ID = "abcdefghijklmnop-3"
@@ -450,6 +451,21 @@ def test_a_message_that_ends_badly_exits_1(meshctl: Meshctl, daemon: FakeDaemon,
     daemon.answers |= {"send": accepted, "await": MeshdError(code, "So it ended.")}
     told = meshctl("send", "attic", "x", "--wait", "delivered", "--json")
     assert (told.code, told.error["code"]) == (1, code)
+    assert told.error["message"] == f"Message {MESSAGE_ID}: So it ended."
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(Raw(b""), "E_NO_DAEMON"), (MeshdError("E_STOPPING", "The daemon is stopping."), "E_STOPPING")]
+)
+def test_a_daemon_that_ends_in_a_wait_has_accepted_the_message_all_the_same(
+    meshctl: Meshctl, daemon: FakeDaemon, end: Answer, code: str
+) -> None:
+    daemon.answers |= {"send": accepted, "await": end}
+    told = meshctl("send", "attic", "x", "--wait", "consumed", "--json")
+    assert (told.code, told.out, told.error["code"]) == (EXIT_CODES.get(code, 1), "", code)
+    assert told.error["message"].startswith(f"Message {MESSAGE_ID} was accepted, ")
+    assert "Don't send it again" in told.error["hint"]
+    assert f"meshctl trace {MESSAGE_ID}" in told.error["hint"]
 
 
 def test_a_send_without_an_answer_says_that_its_outcome_is_unknown(meshctl: Meshctl, daemon: FakeDaemon) -> None:

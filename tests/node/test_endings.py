@@ -74,7 +74,9 @@ def test_what_was_refused_stays_refused_after_a_crash() -> None:
     world.disconnect(a, b)
     [id] = a.result(a.send("d1", b"x"))["ids"]
     a.ask(Remove, device="d1")
-    assert a.code(a.wait_for(id, "delivered")) == "E_REFUSED"
+    [reply] = a.replies(a.wait_for(id, "delivered"))
+    assert reply.error.code == "E_REFUSED"
+    assert reply.error.message == "The message was refused: the device was removed from the mesh."
     world.flush()
     a.crash()
     assert a.query("trace", id)["state"] == "refused"
