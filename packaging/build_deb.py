@@ -93,7 +93,7 @@ def _moment() -> int:
 def add_files(root: Path, version: str, moment: int, mail: str) -> None:
     """Everything beside the environment."""
     date = time.strftime("%Y-%m-%d", time.gmtime(moment))
-    for name, module in (("meshd", "meshd.daemon"), ("meshctl", "meshd.cli"), ("meshd-relay", "meshd.relay.server")):
+    for name, module in (("meshd", "meshd.__main__"), ("meshctl", "meshd.cli"), ("meshd-relay", "meshd.relay")):
         _write(root / "usr/bin" / name, _PROGRAM.format(module=module), mode=0o755)
     for name in ("meshd.toml", "relay.toml"):
         _copy(PACKAGING / name, root / "etc/meshd" / name)

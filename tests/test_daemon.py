@@ -143,6 +143,19 @@ def test_it_tells_what_it_goes_by_and_from_where(running: Running, place: Place)
     assert told()["store.quota"] == ("1GiB", "default"), "it still goes by the old one"
 
 
+@pytest.mark.parametrize("program", ["meshd.__main__", "meshd.relay"])
+def test_ctrl_c_while_it_loads_ends_it_without_a_word(program: str) -> None:
+    """Python tells what it has loaded: the first of many libraries, when the signal is sent."""
+    command = [sys.executable, "-X", "importtime", "-c", f"from {program} import main; main()", "--check-config"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as loading:
+        assert loading.stderr is not None
+        assert any(line.endswith(" trio._version\n") for line in loading.stderr)
+        loading.send_signal(signal.SIGINT)
+        out, rest = loading.communicate()
+    assert "Traceback" not in rest
+    assert (loading.returncode, out) == (-signal.SIGINT, "")
+
+
 def test_a_second_one_on_the_same_state_is_refused_and_the_first_runs_on(running: Running, place: Place) -> None:
     check_refusal(place.run(), 3, "E_RUNNING", str(place.state))
     assert running.stop() == 0

@@ -1,6 +1,6 @@
 """``python -m meshd.relay``."""
 
-from meshd.relay.server import main
+from meshd.relay import main
 
 if __name__ == "__main__":
     main()
