@@ -54,13 +54,16 @@ class Daemon:
 
     def start(self) -> None:
         """Run the daemon until it says that it is ready. Raises MeshdError when it does not."""
-        for part in ("state", "run"):
-            (self.directory / part).mkdir(parents=True, exist_ok=True, mode=0o700)
-        (self.directory / "meshd.toml").write_text(_CONFIG)
         notify_path = self.directory / "notify"
-        notify_path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.bind(str(notify_path))
+            try:
+                for part in ("state", "run"):
+                    (self.directory / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+                (self.directory / "meshd.toml").write_text(_CONFIG)
+                notify_path.unlink(missing_ok=True)
+                notify.bind(str(notify_path))
+            except OSError as error:
+                raise _unusable(self.directory, error) from error
             with (self.directory / "log").open("ab") as log:
                 self._process = subprocess.Popen(
                     self._command(),
@@ -133,6 +136,15 @@ class Daemon:
         finally:
             os.close(ended)
         raise MeshdError("E_INTERNAL", f"The daemon {self.name} was not ready within {START_TIMEOUT_S:g} s.")
+
+
+def _unusable(directory: Path, error: OSError) -> MeshdError:
+    """The error for a place where no daemon of the demo can live."""
+    return MeshdError(
+        "E_STATE_DIR",
+        f"The temporary directory {directory} can't be used: {error.strerror or error}.",
+        "Set TMPDIR to another, with some MiB of room and a short path, such as /tmp.",
+    )
 
 
 def _environment(notify_path: Path) -> dict[str, str]:

@@ -48,6 +48,15 @@ def test_one_that_ends_before_it_is_ready_is_an_error_at_once(directory: Path) -
     daemon.abandon()
 
 
+@pytest.mark.parametrize("place", ["a-long-name" * 10, "/proc/demo"])
+def test_a_place_where_it_can_not_live_is_named(directory: Path, place: str) -> None:
+    daemon = child(directory / place, OBEYS)
+    with pytest.raises(MeshdError, match="can't be used") as caught:
+        daemon.start()
+    assert caught.value.code == "E_STATE_DIR"
+    assert "TMPDIR" in caught.value.hint
+
+
 def test_an_unclean_end_is_an_error(directory: Path) -> None:
     daemon = child(directory, STOPS_BADLY)
     daemon.start()
