@@ -190,6 +190,12 @@ class Clients:
     def _accept(self, request: Submit) -> None:
         roster = self._parts.mesh.membership.require_roster()
         self._parts.mesh.membership.check_not_removed()
+        if self._parts.mesh.membership.is_relay(self._parts.mesh.membership.me):
+            raise MeshdError(
+                "E_USAGE",
+                "This device is a relay: it passes mail on, and sends none itself.",
+                "Send from another device; what is to send has to join as a member.",
+            )
         member = roster.resolve(request.destination)
         if member.role == "relay":
             raise MeshdError("E_USAGE", f"{member.name} is a relay: it passes mail on, and takes none itself.")

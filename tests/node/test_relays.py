@@ -184,6 +184,13 @@ def test_over_its_quota_a_device_is_told_to_wait_and_keeps_its_mail() -> None:
     assert (stored(a), stored(r)) == (0, 0)
 
 
+def test_a_relay_is_no_source() -> None:
+    world, _, r, _ = with_a_relay()
+    assert r.code(r.send("d0", b"x")) == "E_USAGE"
+    assert r.code(r.send("d0", b"x", ephemeral=True, wait="sent")) == "E_USAGE"
+    assert world.bundles == []
+
+
 def test_a_relay_is_no_destination() -> None:
     world, a, r, _ = with_a_relay()
     assert a.code(a.send("d1", b"x")) == "E_USAGE"
