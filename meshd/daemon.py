@@ -47,6 +47,7 @@ from meshd.service import (
     make_transports,
     notify,
     run_process,
+    settle_streams,
     watchdog,
 )
 from meshd.starting import end_outage, note_outage, start_part
@@ -67,6 +68,7 @@ log = get_logger("meshd.daemon")
 
 def main() -> None:
     """The ``meshd`` command. Exits 0, 1, 2 or 3, with one clear line when not 0."""
+    settle_streams()
     try:
         options = read_options(sys.argv[1:], os.environ)
     except MeshdError as error:

@@ -5,6 +5,7 @@ line breaks with their length in front, and what no datagram holds in a sealed m
 """
 
 import array
+import contextlib
 import errno
 import fcntl
 import json
@@ -12,7 +13,6 @@ import os
 import re
 import socket
 import struct
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +20,7 @@ SOCKET_PATH = "/run/systemd/journal/socket"
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 """syslog(3), by the level of a line."""
 
+_STDERR = 2
 _LENGTH = struct.Struct("<Q")
 _NAME_CHARACTERS = 64
 _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9_]")
@@ -59,6 +60,16 @@ def _name(field: str) -> str:
     return f"MESHD_{_NOT_IN_A_NAME.sub('_', field.upper())}"[:_NAME_CHARACTERS]
 
 
+def write_line(text: str) -> None:
+    """Write a line to standard error, past Python's buffer.
+
+    What it doesn't take is lost: a full disk, or a reader that went away, is no reason to end, and there is nowhere
+    else to say so.
+    """
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, f"{text}\n".encode(errors="backslashreplace"))
+
+
 def encode(fields: Mapping[str, str]) -> bytes:
     """The fields as a datagram."""
     lines: list[bytes] = []
@@ -90,7 +101,7 @@ class Journal:
                     raise
                 self._send_file(data)
         except OSError:
-            print(json.dumps(fields), file=sys.stderr, flush=True)  # noqa: T201
+            write_line(json.dumps(fields))
 
     def close(self) -> None:
         """Send no more."""

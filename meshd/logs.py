@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
-from meshd.journal import Journal, entry, is_journal
+from meshd.journal import Journal, entry, is_journal, write_line
 from meshd.masking import plain_event, scrub
 
 # structlog imports rich when it is there, for tracebacks that are never drawn here: 4 MB of every daemon. So
@@ -64,16 +64,21 @@ _levels = _Levels()
 _configured = _Levels()
 
 
-class _Logger(structlog.PrintLogger):
-    """Knows its component, and whether it is to be heard."""
+class _Logger:
+    """Writes lines to standard error. Knows its component, and whether it is to be heard."""
 
     def __init__(self, component: str) -> None:
-        super().__init__(sys.stderr)
         self.component = component
 
     def hears(self, level: int) -> bool:
         """Whether a line of this level is written now."""
         return level >= _levels.of(self.component)
+
+    def write(self, line: str) -> None:
+        """One line. Named by its level, as structlog has it."""
+        write_line(line)
+
+    debug = info = warning = error = write
 
 
 class _Sender:

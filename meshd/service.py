@@ -16,6 +16,7 @@ import trio
 from meshd.clock import MeshClock, resume_clock
 from meshd.errors import MeshdError
 from meshd.ids import Epoch
+from meshd.journal import write_line
 from meshd.kinds import Endpoint
 from meshd.node.epochs import next_epoch
 from meshd.store.database import MAKE_ROOM, Database
@@ -40,6 +41,14 @@ _OWNER_FACT = "owner"
 _SWITCH_INTERVAL_S = 0.0002
 
 
+def settle_streams() -> None:
+    """Have all three standard streams: nothing that is opened later takes the place of one that was closed."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r"))  # noqa: SIM115  # for life
+
+
 def run_process(main: Callable[[], Awaitable[None]], program: str) -> None:
     """Run a program to its end. What a person can mend ends it with one clear line; defects are raised."""
     try:
@@ -59,7 +68,7 @@ def run_process(main: Callable[[], Awaitable[None]], program: str) -> None:
 
 def fail(error: MeshdError, program: str) -> None:
     """Say what is wrong, and exit."""
-    print(f"{program}: {error.message.rstrip('.')}. [{error.code}] {error.hint}", file=sys.stderr)  # noqa: T201
+    write_line(f"{program}: {error.message.rstrip('.')}. [{error.code}] {error.hint}")
     sys.exit(_EXITS.get(error.code, EXIT_FAILED))
 
 

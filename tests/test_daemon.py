@@ -5,6 +5,7 @@ import random
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -141,6 +142,30 @@ def test_it_tells_what_it_goes_by_and_from_where(running: Running, place: Place)
     running.wait_for("some sections take a restart")
     assert told()["log.levels"] == ({"links": "debug"}, f"{place.config}:10")
     assert told()["store.quota"] == ("1GiB", "default"), "it still goes by the old one"
+
+
+@pytest.mark.parametrize("redirection", ["", "2>/dev/full", "<&- >&- 2>&-"], ids=["nobody reads", "full", "closed"])
+def test_a_log_that_can_not_be_written_ends_nothing(place: Place, redirection: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        ready.bind(str(place.root / "notify"))
+        ready.settimeout(START_SECONDS)
+        command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *place.command("--log-level", "debug")]
+        environment = os.environ | {"NOTIFY_SOCKET": str(place.root / "notify")}
+        with subprocess.Popen(command, stderr=writing, env=environment) as daemon:
+            try:
+                assert b"READY=1" in ready.recv(4096).splitlines()
+                with Client(str(place.root / "run" / "meshd.sock")) as client:
+                    client.call("init", {"name": "home"})
+                    assert client.send("tested", b"x").state == "accepted"
+                daemon.terminate()
+                assert daemon.wait(STOP_SECONDS) == 0
+            finally:
+                daemon.kill()
+                os.close(writing)
+    refused = subprocess.run([*command, "--name", "no name"], check=False, stderr=subprocess.DEVNULL)
+    assert refused.returncode == 2
 
 
 @pytest.mark.parametrize("program", ["meshd.__main__", "meshd.relay"])

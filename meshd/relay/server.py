@@ -36,7 +36,16 @@ from meshd.relay.metrics import Figures, families, together
 from meshd.relay.options import Options, read_options, reload_config
 from meshd.relay.report import ask_relay, serve_reports, status_document, status_text
 from meshd.relay.watch import RelayWatch
-from meshd.service import fail, free_bytes, make_dir, make_transports, notify, run_process, watchdog
+from meshd.service import (
+    fail,
+    free_bytes,
+    make_dir,
+    make_transports,
+    notify,
+    run_process,
+    settle_streams,
+    watchdog,
+)
 from meshd.starting import start_part
 from meshd.transport.base import Address, Connection, TransportError
 from meshd.trust.handshake import RelayHandshake
@@ -54,6 +63,7 @@ log = get_logger("meshd.relay")
 
 def main() -> None:
     """The ``meshd-relay`` command. Exits 0, 1, 2 or 3, with one clear line when not 0."""
+    settle_streams()
     try:
         options = read_options(sys.argv[1:], os.environ)
         if options.show_certificate:
