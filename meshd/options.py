@@ -46,10 +46,6 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
     config, settings = read_config(
         given.config, environ, {key: value for key, value in said.items() if value is not None}
     )
-    if given.check_config:
-        print("The configuration is fine.")  # noqa: T201
-        return None
-    configure(given.log_level or config.log.level, given.log_format or config.log.format, dict(config.log.levels))
     name = given.name or _host_name()
     if not is_device_name(name):
         raise MeshdError(
@@ -57,6 +53,10 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Option
             f"--name: {name[:70]!r} is no device name.",
             "Use letters, digits, dots, hyphens and underscores, a letter or digit first.",
         )
+    if given.check_config:
+        print("The configuration is fine.")  # noqa: T201
+        return None
+    configure(given.log_level or config.log.level, given.log_format or config.log.format, dict(config.log.levels))
     hide(config.alerts.webhook)
     hide(config.alerts.webhook_token)
     return Options(

@@ -220,6 +220,7 @@ def test_usage(place: Place) -> None:
     assert ended.returncode == 2
     assert "--nonsense" in ended.stderr
     check_refusal(place.run("--name", "no name"), 2, "E_USAGE", "--name")
+    check_refusal(place.run("--name", "no name", "--check-config"), 2, "E_USAGE", "--name")
 
 
 def test_a_fine_configuration_is_said_to_be_fine(place: Place) -> None:

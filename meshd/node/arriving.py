@@ -97,7 +97,7 @@ class Arriving:
         arrival = Arrival(link, frame, head, bundle_id(frame.head, frame.body))
         count(turn.tally.received, link.transport)
         count(turn.tally.received_bytes, link.transport, len(frame.body))
-        if self._membership.public_key(arrival.source) is None:
+        if self._membership.public_key(arrival.source) is None or self._membership.is_relay(arrival.source):
             turn.turned_away[link.number].append(Refused(arrival.id, "unknown-source"))
         elif head.flow.destination != self._me or self._membership.is_relay(self._me):
             self._passing.receive(turn, link, frame, head, arrival.id, peers)

@@ -3,6 +3,7 @@
 ``a`` and ``c`` are devices, ``r`` (and ``q``) relays. Links are made by hand here; which are sought is checked apart.
 """
 
+import attrs
 import pytest
 
 from meshd.ids import BundleId, NodeId
@@ -11,6 +12,7 @@ from meshd.node.effects import LeavePeer, SeekPeer
 from meshd.node.relays import GRACE_S, STEADY_S
 from meshd.transport.base import Address
 from meshd.trust.identity import SIGNATURE_SIZE
+from meshd.wire.bundle import bundle_id, decode_head, encode_head
 from meshd.wire.frames import Ack, BundleFrame, Kind, Refused, Routed
 from tests.node.harness import DAY, Device, World
 
@@ -189,6 +191,31 @@ def test_a_relay_is_no_source() -> None:
     assert r.code(r.send("d0", b"x")) == "E_USAGE"
     assert r.code(r.send("d0", b"x", ephemeral=True, wait="sent")) == "E_USAGE"
     assert world.bundles == []
+
+
+@pytest.mark.parametrize("is_ephemeral", [False, True])
+def test_what_a_relay_says_for_itself_is_taken_by_nobody(is_ephemeral: bool) -> None:
+    world, a, r, c = with_a_relay()
+    reader = c.read()
+    a.send("d2", b"x", ephemeral=is_ephemeral, wait="sent" if is_ephemeral else "accepted")
+    assert reader.payloads == [b"x"]
+    heard: list[Refused] = []
+
+    def hear(sender: Device, _: Device, frame: object) -> bool:
+        if sender is c and isinstance(frame, Ack):
+            heard.extend(frame.refused)
+        return False
+
+    world.loses = hear
+    head = decode_head(world.bundles[-1].head)
+    own = encode_head(attrs.evolve(head, flow=attrs.evolve(head.flow, source=r.id)))
+    frame = attrs.evolve(world.bundles[-1], head=own)
+    world.inject(r, c, frame)
+    assert heard == [Refused(bundle_id(own, frame.body), "unknown-source")]
+    world.connect(a, c)
+    world.inject(a, c, frame)
+    assert len(heard) == 2, "nor from a hop"
+    assert c.closed == []
 
 
 def test_a_relay_is_no_destination() -> None:
