@@ -21,6 +21,10 @@ class MeshdError(Exception):
         self.message = message
         self.hint = CATALOGUE[code].advice if hint is None else hint
 
+    def again(self) -> "MeshdError":
+        """The same as an object of its own: one that is raised again and again keeps every frame it has passed."""
+        return MeshdError(self.code, self.message, self.hint)
+
 
 class LocalProtocolError(Exception):
     """We broke our own rules: a bug in meshd."""

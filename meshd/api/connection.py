@@ -49,6 +49,8 @@ class Connection:
         self.principal = principal
         self.overrun = trio.CancelScope()
         """Cancelled when the client leaves too much unread."""
+        self.is_told_gone = False
+        """Whether the node has been told that the client is gone."""
         self._splitter = protocol.FrameSplitter()
         self._greeted = False
         self._unanswered: set[int] = set()

@@ -125,13 +125,15 @@ def require_same_version(*, daemon: Hello, client: Hello) -> None:
 def encode_request(request_id: int, op: str, arguments: dict[str, Any]) -> bytes:
     """A framed request.
 
-    Raises MeshdError: E_TOO_LARGE when it is over the frame limit, E_USAGE for what is no plain data. Raises
-    UnicodeEncodeError for text that is none.
+    Raises MeshdError: E_TOO_LARGE when it is over the frame limit, E_USAGE for what is no plain data.
     """
     for name, value in arguments.items():
         if not _is_plain(value):
             raise MeshdError("E_USAGE", f"{op}: argument {name!r} is nothing that can be sent: {value!r:.60}.")
-    data = frame([request_id, op, arguments])
+    try:
+        data = frame([request_id, op, arguments])
+    except UnicodeEncodeError as error:  # half a character
+        raise MeshdError("E_USAGE", f"{op}: {ascii(error.object)[:80]} is not UTF-8.") from error
     if len(data) > MAX_FRAME_BYTES + _LENGTH_BYTES:
         raise MeshdError("E_TOO_LARGE", f"A request of {len(data)} bytes; the limit is {MAX_FRAME_BYTES}.")
     return data
@@ -144,7 +146,7 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, int):
         return -(2**64) <= value < 2**64
     if isinstance(value, dict):
-        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+        return all(isinstance(key, str | bytes) for key in value) and all(map(_is_plain, value.values()))
     return all(map(_is_plain, value)) if isinstance(value, list | tuple) else value is None or isinstance(value, float)
 
 

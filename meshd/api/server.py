@@ -1,5 +1,6 @@
 """Serves the local protocol on a Unix socket: one reader and one writer task per client."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import NoReturn, Protocol
 
@@ -93,8 +94,16 @@ class Server:
             self._clients -= 1
             await self._tell_gone(connection, log)
 
+    def _tell_at_once(self, connection: Connection) -> None:
+        """Before its last words are out: who comes next, perhaps the same app, finds the leases free."""
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._inbox.send_nowait(connection.disconnected())
+            connection.is_told_gone = True
+
     async def _tell_gone(self, connection: Connection, log: Logger) -> None:
         """Also when the daemon stops: the node may still be flushing what this client had open."""
+        if connection.is_told_gone:
+            return
         try:
             await post_last(self._inbox, connection.disconnected())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -114,6 +123,7 @@ class Server:
                 except MeshdError as error:
                     log.info("client_refused", code=error.code, reason=error.message)
                     connection.refuse(error)
+                self._tell_at_once(connection)
                 connection.finish()
                 nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_S
         if overrun.cancelled_caught:

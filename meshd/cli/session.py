@@ -111,6 +111,8 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except MeshdError as error:
+            if isinstance(error.__cause__, UnicodeEncodeError):
+                raise error.__cause__ from None  # here it is of what was typed: the end of the program says so
             if error.code != "E_USAGE" or error.hint != CATALOGUE["E_USAGE"].advice:
                 raise
             message = _OF_ARGUMENT.sub(r"\1: ", error.message)

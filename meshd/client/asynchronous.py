@@ -10,6 +10,7 @@ import anyio.abc
 
 from meshd.client.connection import Connection
 from meshd.client.sending import Call, Publisher, SendResult, Together, plain_message
+from meshd.client.session import lifetime_in_ms
 from meshd.client.sockets import candidates, explain
 from meshd.client.subscription import Subscription
 from meshd.errors import MeshdError
@@ -174,7 +175,7 @@ def _place(destination: str, service: str, priority: str, lifetime: float | None
         "destination": destination,
         "service": service,
         "priority": priority,
-        "lifetime_ms": None if lifetime is None else round(lifetime * 1000),
+        "lifetime_ms": lifetime_in_ms(lifetime),
         "ephemeral": ephemeral,
     }
 
@@ -191,7 +192,7 @@ async def connect(socket: str | None = None) -> AsyncIterator[Client]:
     """
     stream = await _open(socket)
     connection = Connection(stream)
-    failure: Exception | None = None
+    failure: Exception | SystemExit | KeyboardInterrupt | None = None
     async with stream, anyio.create_task_group() as tasks:
         tasks.start_soon(connection.run)
         try:
@@ -199,8 +200,8 @@ async def connect(socket: str | None = None) -> AsyncIterator[Client]:
             if connection.failure is not None:
                 raise connection.failure
             yield Client(connection)
-        except Exception as error:
-            failure = error  # raised below, so that callers don't get it inside a group of one
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            failure = error  # raised below: in a group of one no caller, nor the interpreter, would know it
         finally:
             await connection.close(MeshdError("E_NO_DAEMON", "This client is closed."))
     if failure is not None:

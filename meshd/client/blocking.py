@@ -21,7 +21,7 @@ import attrs
 from meshd.api import protocol
 from meshd.api.arguments import MAX_ACK_RANGES, MAX_CREDIT
 from meshd.client.delivery import Batch, Delivery, Spans, each, read_batch
-from meshd.client.session import GREETING, Session, lost, outcome_unknown, unknown_operation
+from meshd.client.session import GREETING, Session, lifetime_in_ms, lost, outcome_unknown, unknown_operation
 from meshd.client.sockets import find_socket, open_socket
 from meshd.errors import MeshdError
 
@@ -155,7 +155,7 @@ class Client:
                 "service": service,
                 "messages": [[payload, headers or {}, reply_to] if headers or reply_to else payload],
                 "priority": priority,
-                "lifetime_ms": None if lifetime is None else round(lifetime * 1000),
+                "lifetime_ms": lifetime_in_ms(lifetime),
                 "ephemeral": ephemeral,
                 "wait": wait,
                 "key": key,
@@ -194,7 +194,7 @@ class Client:
 
     def _request(self, op: str, args: dict[str, Any], deadline: float | None) -> int:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         request_id, data = self._session.request(op, args)
         self._answers[request_id] = deque()
         try:
@@ -218,7 +218,7 @@ class Client:
         try:
             self._socket.settimeout(_remaining(deadline))
             self._socket.sendall(data)
-        except TimeoutError as error:  # perhaps in the middle of a frame
+        except (TimeoutError, BlockingIOError) as error:  # perhaps in the middle of a frame
             raise self._fail(MeshdError("E_TIMEOUT", "meshd did not take the request in time.")) from error
         except OSError as error:
             raise self._fail(self._last_words(lost())) from error
@@ -229,11 +229,11 @@ class Client:
     def _read(self, deadline: float | None) -> None:
         """Wait for bytes and file the answers in them."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         try:
             self._socket.settimeout(_remaining(deadline))
             data = self._socket.recv(_READ_BYTES)
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:
             raise MeshdError("E_TIMEOUT", "The answer did not come in time.") from error
         except OSError as error:
             raise self._fail(lost()) from error
@@ -347,7 +347,10 @@ class Subscription:
             yield self.next()
 
     def next(self, timeout: float | None = None) -> "Delivery[Subscription]":
-        """The next message. Raises MeshdError: ``E_TIMEOUT`` after ``timeout`` seconds, or why it ended."""
+        """The next message; with a ``timeout`` of 0 only if it is there already.
+
+        Raises MeshdError: ``E_TIMEOUT`` after ``timeout`` seconds, or why it ended.
+        """
         while not self._waiting:
             self.flush()  # what was handed out is done with, as far as it ever will be
             try:
@@ -376,9 +379,5 @@ def _deadline(timeout: float | None) -> float | None:
 
 
 def _remaining(deadline: float | None) -> float | None:
-    if deadline is None:
-        return None
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError
-    return remaining
+    """For the socket; 0, which takes what is there already, once the deadline is over."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

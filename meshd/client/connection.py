@@ -76,7 +76,7 @@ class Connection:
     def ready(self, source: Source) -> None:
         """Have ``source.issue`` called soon, once. Raises MeshdError when the connection is gone."""
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.again()
         self._ready.append(source)
         self._rouse()
 
@@ -86,9 +86,6 @@ class Connection:
             request_id, data = self.session.request(op, arguments)
         except MeshdError as error:  # its own fault: what others ask goes on
             waiter.on_failure(error, lost=False)
-            return None
-        except UnicodeEncodeError as error:
-            waiter.on_failure(MeshdError("E_USAGE", f"{op}: {error}."), lost=False)
             return None
         self._waiters[request_id] = waiter
         self._push(data)

@@ -90,7 +90,7 @@ class Call:
         self._done.set()
 
     def on_failure(self, error: MeshdError, *, lost: bool) -> None:
-        self._error = outcome_unknown() if lost and self._op == "send" else error
+        self._error = outcome_unknown() if lost and self._op == "send" else error.again()
         self._done.set()
 
 
@@ -199,8 +199,7 @@ class _Answered:
 
 def _fail(parcels: Iterable[_Parcel], error: MeshdError) -> None:
     for parcel in parcels:
-        # One error object each: every sender raises its own.
-        parcel.error = MeshdError(error.code, error.message, error.hint)
+        parcel.error = error.again()
         parcel.done.set()
 
 
@@ -252,7 +251,7 @@ class Publisher:
         while self._open_messages >= self._window_messages or self._open_bytes >= self._window_bytes:
             await self._move()
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
         if not self._in_ready and self._requests < _PUBLISHER_REQUESTS:
             self._connection.ready(self)
             self._in_ready = True

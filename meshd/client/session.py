@@ -67,6 +67,14 @@ def _parts(version: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d+", version)]
 
 
+def lifetime_in_ms(lifetime: float | None) -> int | None:
+    """A lifetime in seconds as a request has it. Raises MeshdError(E_USAGE) for what is no number of seconds."""
+    try:
+        return None if lifetime is None else round(lifetime * 1000)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MeshdError("E_USAGE", f"send: {lifetime!r:.60} is no lifetime in seconds.") from error
+
+
 def lost(what: str = "the answer") -> MeshdError:
     """The error for a request whose connection ended before its answer came."""
     return MeshdError("E_NO_DAEMON", f"The connection to meshd was lost before {what} came.")

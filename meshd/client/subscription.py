@@ -62,11 +62,13 @@ class Subscription:
         self._ack_in_flight = False
         self._ack_error: MeshdError | None = None
         self._in_ready = False
+        self._is_entered = False
         self._end: MeshdError | None = None
         self._moved = anyio.Event()
 
     async def __aenter__(self) -> "Subscription":
         self._wake_writer()
+        self._is_entered = True
         return self
 
     async def __aexit__(
@@ -100,9 +102,15 @@ class Subscription:
 
     async def next_batch(self) -> Batch:
         """The next messages that travelled together. Cancel-safe. Raises as ``__anext__`` does."""
+        if not self._is_entered:
+            raise MeshdError(
+                "E_USAGE",
+                "The subscription is read outside its block.",
+                "Enter it first: async with client.subscribe(...) as messages",
+            )
         while not self._batches:
             if self._end is not None:
-                raise self._end
+                raise self._end.again()
             await self._move()
         batch, size = self._batches.popleft()
         self._buffered_bytes -= size
@@ -139,7 +147,7 @@ class Subscription:
         await self._settle()
         error, self._ack_error = self._ack_error, None
         if error is not None:
-            raise error
+            raise error.again()
 
     async def _settle(self) -> None:
         while (self._ack_in_flight or self._acks or self._nacks or self._up_to) and self._ack_error is None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,3 +250,63 @@ def test_importing_it_does_not_import_an_event_loop() -> None:
         [sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_half_a_character_is_the_callers_mistake_and_is_named(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        for nonsense in ({"service": "\udcff"}, {"headers": {"a": "\udcff"}}):
+            with pytest.raises(MeshdError) as caught:
+                client.send("pi", b"", **nonsense)  # type: ignore[arg-type]
+            assert (caught.value.code, r"'\udcff'" in caught.value.message) == ("E_USAGE", True)
+        client.call("status")
+
+
+@pytest.mark.parametrize("lifetime", [float("nan"), float("inf"), "5"])
+def test_lifetime_that_is_no_number_of_seconds_is_named(tmp_path: Path, lifetime: float) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        with pytest.raises(MeshdError) as caught:
+            client.send("pi", b"", lifetime=lifetime)
+        assert caught.value.code == "E_USAGE"
+        assert repr(lifetime) in caught.value.message
+
+
+def test_header_whose_name_is_no_text_leaves_the_connection_alone(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        with pytest.raises(MeshdError) as caught:
+            client.send("pi", b"", headers={5: "a"})  # type: ignore[dict-item]
+        assert caught.value.code == "E_USAGE"
+        client.call("status")
+
+
+def test_without_time_what_is_there_already_is_taken(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client:
+        subscription = client.subscribe()
+        with pytest.raises(MeshdError) as caught:
+            subscription.next(0)
+        assert caught.value.code == "E_TIMEOUT"
+        client.send("pi", b"1")
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                assert subscription.next(0).payload == b"1"
+                break
+            except MeshdError as error:
+                assert error.code == "E_TIMEOUT"
+                assert time.monotonic() < deadline, "nothing was ever read"
+                time.sleep(0.01)
+        with pytest.raises(MeshdError) as caught:
+            client.send("slow", b"", timeout=0)
+        assert caught.value.code == "E_TIMEOUT"
+        client.call("status")
+
+
+def test_error_that_is_raised_again_does_not_grow(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon:
+        client = Client(daemon.path, timeout=10)
+        client.close()
+        depths = set()
+        for _ in range(3):
+            with pytest.raises(MeshdError) as caught:
+                client.send("pi", b"")
+            depths.add(len(list(traceback.walk_tb(caught.tb))))
+        assert len(depths) == 1

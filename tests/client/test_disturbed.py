@@ -1,6 +1,7 @@
 """The async client when something goes wrong: apps that are cancelled or ask nonsense, a daemon that is gone."""
 
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -222,3 +223,56 @@ def test_cancelled_with_its_client_a_reader_still_hands_over_its_acks(
         anyio.run(main, daemon, backend=backend)
         daemon.until(lambda node: not node.subscriptions)
         assert daemon.look(lambda node: node.acked["default"]) == {0, 1}
+
+
+@pytest.mark.parametrize("lifetime", [float("nan"), float("inf")])
+def test_lifetime_that_is_no_number_of_seconds_is_named(tmp_path: Path, backend: str, lifetime: float) -> None:
+    async def body(client: Client, daemon: Served) -> None:
+        with pytest.raises(MeshdError) as caught:
+            await client.send("pi", b"", lifetime=lifetime)
+        assert caught.value.code == "E_USAGE"
+        assert repr(lifetime) in caught.value.message
+
+    with_client(body, tmp_path, backend)
+
+
+def test_subscription_that_is_read_outside_its_block_says_so(tmp_path: Path, backend: str) -> None:
+    async def body(client: Client, daemon: Served) -> None:
+        with anyio.fail_after(10), pytest.raises(MeshdError) as caught:
+            async for _ in client.subscribe():
+                pass
+        assert caught.value.code == "E_USAGE"
+        assert "async with" in caught.value.hint
+
+    with_client(body, tmp_path, backend)
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+def test_end_of_the_program_passes_a_client_as_it_is(tmp_path: Path, backend: str, end: BaseException) -> None:
+    async def main(daemon: Served) -> None:
+        # Caught in here: how a backend passes on what its main task raises is its own affair.
+        with pytest.raises(type(end)) as caught:
+            async with meshd.client.connect(daemon.path) as client, client.subscribe():
+                await client.status()
+                raise end
+        assert caught.value is end
+
+    with served(tmp_path) as daemon:
+        anyio.run(main, daemon, backend=backend)
+
+
+def test_error_that_is_raised_again_does_not_grow(tmp_path: Path, backend: str) -> None:
+    async def body(client: Client, daemon: Served) -> None:
+        async def depth(act: Callable[[], Awaitable[object]]) -> int:
+            with pytest.raises(MeshdError) as caught:
+                await act()
+            return len(list(traceback.walk_tb(caught.tb)))
+
+        async with contextlib.AsyncExitStack() as left:
+            messages = await left.enter_async_context(client.subscribe())
+            publisher = client.publisher("pi")
+            await lose(daemon, client)
+            for act in (client.status, lambda: client.send("pi", b""), messages.__anext__, lambda: publisher.send(b"")):
+                assert len({await depth(act) for _ in range(3)}) == 1
+
+    with_client(body, tmp_path, backend)
