@@ -50,6 +50,7 @@ class Client:
             payload: up to 1 MiB.
             priority: critical, high, normal or bulk.
             lifetime: seconds; None for the daemon's default.
+            ephemeral: now or never, kept on no disk: ``sent`` is all that can be known, whatever ``wait`` and ``key``.
             wait: accepted (on disk here), sent, delivered or consumed.
             key: makes a repeated send harmless: it gets the first one's id, once that has reached ``wait``.
             headers: small text values for the receiver.
@@ -187,7 +188,7 @@ async def connect(socket: str | None = None) -> AsyncIterator[Client]:
     Args:
         socket: path of its socket; None to look where ``meshctl`` looks.
 
-    Raises MeshdError: ``E_NO_DAEMON`` naming what was tried, ``E_PERMISSION``, ``E_UNSUPPORTED`` for a
+    Raises MeshdError: ``E_NO_DAEMON`` naming what was tried, ``E_PERMISSION``, ``E_BUSY``, ``E_UNSUPPORTED`` for a
     daemon of another protocol version. A daemon lost later fails every call with ``E_NO_DAEMON``.
     """
     stream = await _open(socket)

@@ -5,7 +5,7 @@
         for delivery in client.receive("alarms"):
             print(delivery.source_name, delivery.payload)
 
-One thread at a time: a Client is not to be shared between threads.
+One thread at a time: a Client is not to be shared between threads, nor with a fork of the process.
 """
 
 import itertools
@@ -49,7 +49,7 @@ class Client:
         socket_path: None to look where ``meshctl`` looks.
         timeout: seconds that a call may take unless it says otherwise; None for no limit.
 
-    Raises MeshdError: ``E_NO_DAEMON``, ``E_PERMISSION``, ``E_UNSUPPORTED``, ``E_TIMEOUT``.
+    Raises MeshdError: ``E_NO_DAEMON``, ``E_PERMISSION``, ``E_BUSY``, ``E_UNSUPPORTED``, ``E_TIMEOUT``.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Client:
         self._session = Session()
         self._answers: dict[int, deque[Answer]] = {}
         self._failure: MeshdError | None = None
+        self._process = os.getpid()
         self._socket = open_socket(os.fspath(socket_path) if socket_path else None, environ, timeout)
         try:
             deadline = _deadline(timeout)
@@ -125,7 +126,7 @@ class Client:
 
     def tell(self, op: str, args: dict[str, Any]) -> None:
         """Send a request that has no answer (``cancel``, ``credit``)."""
-        if self._failure is None:
+        if self._usable:
             self._write(self._session.request(op, args)[1], _deadline(self.timeout))
 
     def send(
@@ -192,9 +193,22 @@ class Client:
 
     # --- the connection -------------------------------------------------------------------
 
-    def _request(self, op: str, args: dict[str, Any], deadline: float | None) -> int:
+    @property
+    def _usable(self) -> bool:
+        return self._failure is None and os.getpid() == self._process
+
+    def _require_usable(self) -> None:
         if self._failure is not None:
             raise self._failure.again()
+        if os.getpid() != self._process:  # two would write into one connection, and take each other's answers
+            raise MeshdError(
+                "E_USAGE",
+                "This client is of another process: the one that has forked this one.",
+                "Make a Client in each process.",
+            )
+
+    def _request(self, op: str, args: dict[str, Any], deadline: float | None) -> int:
+        self._require_usable()
         request_id, data = self._session.request(op, args)
         self._answers[request_id] = deque()
         try:
@@ -228,8 +242,7 @@ class Client:
 
     def _read(self, deadline: float | None) -> None:
         """Wait for bytes and file the answers in them."""
-        if self._failure is not None:
-            raise self._failure.again()
+        self._require_usable()
         try:
             self._socket.settimeout(_remaining(deadline))
             data = self._socket.recv(_READ_BYTES)
@@ -336,7 +349,7 @@ class Subscription:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._client._failure is None:
+        if self._client._usable:
             try:
                 self.flush()
             finally:

@@ -25,7 +25,7 @@ def candidates(explicit: str | None, environ: Mapping[str, str]) -> tuple[str, .
 def find_socket(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
     """The path of the first socket that a daemon answers on.
 
-    Raises MeshdError: ``E_NO_DAEMON`` naming what was tried, ``E_PERMISSION`` with what to do.
+    Raises MeshdError: ``E_NO_DAEMON`` naming what was tried, ``E_PERMISSION`` with what to do, ``E_BUSY``.
     """
     with open_socket(explicit, environ) as found:
         path: str = found.getpeername()
@@ -56,6 +56,8 @@ def explain(tried: tuple[str, ...], errors: list[OSError]) -> MeshdError:
     for path, error in zip(tried, errors, strict=True):
         if isinstance(error, PermissionError):
             return MeshdError("E_PERMISSION", f"You may not use the socket {path}.", _permission_advice(path))
+        if isinstance(error, BlockingIOError):  # unix(7): its queue of connections is full
+            return MeshdError("E_BUSY", f"More programs than meshd takes at a time connect to {path}.")
     reasons = ", ".join(f"{path} ({_reason(path, error)})" for path, error in zip(tried, errors, strict=True))
     return MeshdError("E_NO_DAEMON", f"No meshd answers. Tried: {reasons}.", _START)
 

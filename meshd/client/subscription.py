@@ -26,7 +26,10 @@ class Delivery(delivery.Delivery["Subscription"]):
     """One message of a :class:`Subscription`."""
 
     async def ack(self) -> None:
-        """Return when the daemon has it on disk that this message is done. Raises MeshdError."""
+        """Return when the daemon has it on disk that this message is done. Raises MeshdError.
+
+        Cancelled: it is handed over all the same.
+        """
         self.reader.ack(self)
         await self.reader.flush()
 

@@ -239,8 +239,7 @@ def test_lifetime_that_is_no_number_of_seconds_is_named(tmp_path: Path, backend:
 def test_subscription_that_is_read_outside_its_block_says_so(tmp_path: Path, backend: str) -> None:
     async def body(client: Client, daemon: Served) -> None:
         with anyio.fail_after(10), pytest.raises(MeshdError) as caught:
-            async for _ in client.subscribe():
-                pass
+            await anext(client.subscribe())
         assert caught.value.code == "E_USAGE"
         assert "async with" in caught.value.hint
 
@@ -250,11 +249,14 @@ def test_subscription_that_is_read_outside_its_block_says_so(tmp_path: Path, bac
 @pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
 def test_end_of_the_program_passes_a_client_as_it_is(tmp_path: Path, backend: str, end: BaseException) -> None:
     async def main(daemon: Served) -> None:
-        # Caught in here: how a backend passes on what its main task raises is its own affair.
-        with pytest.raises(type(end)) as caught:
+        async def ending() -> None:
             async with meshd.client.connect(daemon.path) as client, client.subscribe():
                 await client.status()
                 raise end
+
+        # Caught in here: how a backend passes on what its main task raises is its own affair.
+        with pytest.raises(type(end)) as caught:
+            await ending()
         assert caught.value is end
 
     with served(tmp_path) as daemon:

@@ -1,12 +1,13 @@
 """Where the socket is looked for, and what is said when it is not there or not ours."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from meshd.client.sockets import SYSTEM_SOCKET, candidates, explain, find_socket
+from meshd.client.sockets import SYSTEM_SOCKET, candidates, explain, find_socket, open_socket
 from meshd.errors import MeshdError
 
 ORDER = [
@@ -67,3 +68,15 @@ def test_permission_denied_on_the_way_still_says_what_to_do() -> None:
     error = explain(("/nonexistent/dir/meshd.sock",), [PermissionError(13, "x")])
     assert error.code == "E_PERMISSION"
     assert "group" in error.hint
+
+
+def test_full_queue_of_connections_is_no_missing_daemon(tmp_path: Path) -> None:
+    path = str(tmp_path / "meshd.sock")
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as waiting:
+        listening.bind(path)
+        listening.listen(0)
+        waiting.enter_context(open_socket(path, {}, timeout=5))
+        with pytest.raises(MeshdError) as caught:
+            open_socket(path, {}, timeout=5)
+        assert caught.value.code == "E_BUSY"
+        assert path in caught.value.message
