@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from meshd.client.asynchronous import Client, connect
     from meshd.client.delivery import Batch, Missing
-    from meshd.client.sending import Publisher, SendResult
+    from meshd.client.sending import Publisher
+    from meshd.client.session import SendResult
     from meshd.client.subscription import Delivery, Subscription
 
 __all__ = ["Batch", "Client", "Delivery", "Missing", "Publisher", "SendResult", "Subscription", "connect"]
@@ -21,7 +22,7 @@ _HOMES = {
     "Delivery": "subscription",
     "Missing": "delivery",
     "Publisher": "sending",
-    "SendResult": "sending",
+    "SendResult": "session",
     "Subscription": "subscription",
     "connect": "asynchronous",
 }

@@ -9,8 +9,8 @@ import anyio
 import anyio.abc
 
 from meshd.client.connection import Connection
-from meshd.client.sending import Call, Publisher, SendResult, Together, plain_message
-from meshd.client.session import lifetime_in_ms
+from meshd.client.sending import Call, Publisher, Together, plain_message
+from meshd.client.session import SendResult, lifetime_in_ms
 from meshd.client.sockets import candidates, explain
 from meshd.client.subscription import Subscription
 from meshd.errors import MeshdError

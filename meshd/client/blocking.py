@@ -5,24 +5,23 @@
         for delivery in client.receive("alarms"):
             print(delivery.source_name, delivery.payload)
 
-One thread at a time: a Client is not to be shared between threads, nor with a fork of the process.
+One thread at a time, another is refused meanwhile (``E_USAGE``); and never in a fork of the process.
 """
 
+import contextlib
 import itertools
 import os
-import time
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
-import attrs
-
 from meshd.api import protocol
 from meshd.api.arguments import MAX_ACK_RANGES, MAX_CREDIT
 from meshd.client.delivery import Batch, Delivery, Spans, each, read_batch
-from meshd.client.session import GREETING, Session, lifetime_in_ms, lost, outcome_unknown, unknown_operation
-from meshd.client.sockets import find_socket, open_socket
+from meshd.client.session import GREETING, SendResult, Session, lifetime_in_ms, lost, outcome_unknown, unknown_operation
+from meshd.client.sockets import deadline_after, find_socket, open_socket, remaining_s
 from meshd.errors import MeshdError
 
 __all__ = ["Client", "Delivery", "SendResult", "Stream", "Subscription", "find_socket"]
@@ -32,14 +31,6 @@ _WINDOW = 256
 """Messages a subscription is ready for when nothing else was asked."""
 
 Answer: TypeAlias = tuple[int, Any]
-
-
-@attrs.frozen
-class SendResult:
-    """A message's id, and the state it has reached."""
-
-    id: str
-    state: str
 
 
 class Client:
@@ -63,9 +54,10 @@ class Client:
         self._answers: dict[int, deque[Answer]] = {}
         self._failure: MeshdError | None = None
         self._process = os.getpid()
+        self._turn = threading.RLock()
         self._socket = open_socket(os.fspath(socket_path) if socket_path else None, environ, timeout)
         try:
-            deadline = _deadline(timeout)
+            deadline = deadline_after(timeout)
             self._write(GREETING, deadline)
             while self._session.daemon is None:
                 self._read(deadline)
@@ -91,8 +83,11 @@ class Client:
         Raises MeshdError: what the daemon answered; ``E_TIMEOUT`` after ``timeout`` seconds (the
         client's own when None), the request then given up; ``E_NO_DAEMON`` when the connection ends.
         """
-        deadline = _deadline(self.timeout if timeout is None else timeout)
-        request_id = self._request(op, args or {}, deadline)
+        with self._alone():
+            return self._call(op, args or {}, deadline_after(self.timeout if timeout is None else timeout))
+
+    def _call(self, op: str, args: dict[str, Any], deadline: float | None) -> Any:
+        request_id = self._request(op, args, deadline)
         try:
             return self._wait(request_id, deadline)[1]
         except MeshdError as error:
@@ -117,7 +112,8 @@ class Client:
         window = _WINDOW if op == "subscribe" and "credit" not in arguments else None
         if window:
             arguments["credit"] = window
-        request_id = self._request(op, arguments, _deadline(self.timeout))
+        with self._alone():
+            request_id = self._request(op, arguments, deadline_after(self.timeout))
         return Stream(self, request_id, timeout, window)
 
     def cancel(self, request_id: int) -> None:
@@ -127,7 +123,8 @@ class Client:
     def tell(self, op: str, args: dict[str, Any]) -> None:
         """Send a request that has no answer (``cancel``, ``credit``)."""
         if self._usable:
-            self._write(self._session.request(op, args)[1], _deadline(self.timeout))
+            with self._alone():
+                self._write(self._session.request(op, args)[1], deadline_after(self.timeout))
 
     def send(
         self,
@@ -197,6 +194,16 @@ class Client:
     def _usable(self) -> bool:
         return self._failure is None and os.getpid() == self._process
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """For one thing that is asked, or waited for: two threads would take each other's answers."""
+        if not self._turn.acquire(blocking=False):
+            raise MeshdError("E_USAGE", "Another thread is using this client.", "Make a Client for each thread.")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
     def _require_usable(self) -> None:
         if self._failure is not None:
             raise self._failure.again()
@@ -230,7 +237,7 @@ class Client:
 
     def _write(self, data: bytes, deadline: float | None) -> None:
         try:
-            self._socket.settimeout(_remaining(deadline))
+            self._socket.settimeout(remaining_s(deadline))
             self._socket.sendall(data)
         except (TimeoutError, BlockingIOError) as error:  # perhaps in the middle of a frame
             raise self._fail(MeshdError("E_TIMEOUT", "meshd did not take the request in time.")) from error
@@ -244,7 +251,7 @@ class Client:
         """Wait for bytes and file the answers in them."""
         self._require_usable()
         try:
-            self._socket.settimeout(_remaining(deadline))
+            self._socket.settimeout(remaining_s(deadline))
             data = self._socket.recv(_READ_BYTES)
         except (TimeoutError, BlockingIOError) as error:
             raise MeshdError("E_TIMEOUT", "The answer did not come in time.") from error
@@ -305,8 +312,12 @@ class Stream:
         """The next item. Raises StopIteration at the end, MeshdError(E_TIMEOUT) after ``timeout`` seconds."""
         if self._ended:
             raise StopIteration
+        with self._client._alone():
+            return self._next(timeout)
+
+    def _next(self, timeout: float | None) -> Any:
         try:
-            kind, value = self._client._wait(self.id, _deadline(timeout))
+            kind, value = self._client._wait(self.id, deadline_after(timeout))
         except MeshdError as error:
             if error.code != "E_TIMEOUT":
                 self._end()
@@ -385,12 +396,3 @@ class Subscription:
         """Return when every ack so far is on disk. Raises MeshdError."""
         while self._acks:
             self._client.call("ack", {"subscription": self._stream.id, "ranges": self._acks.take(MAX_ACK_RANGES)})
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _remaining(deadline: float | None) -> float | None:
-    """For the socket; 0, which takes what is there already, once the deadline is over."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -7,11 +7,10 @@ from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
-import attrs
 
 from meshd.api.arguments import MAX_PAYLOAD_BYTES, MAX_SEND_MESSAGES, check_message
 from meshd.client.connection import Connection
-from meshd.client.session import lost, outcome_unknown
+from meshd.client.session import SendResult, lost, outcome_unknown
 from meshd.errors import MeshdError
 
 PlainMessage: TypeAlias = bytes | list[Any]
@@ -30,14 +29,6 @@ _PUBLISHER_REQUESTS = 16
 
 _BREATH = 64
 """Messages between two pauses of a publisher that never has to wait."""
-
-
-@attrs.frozen
-class SendResult:
-    """A message's id, and the state it has reached."""
-
-    id: str
-    state: str
 
 
 def plain_message(payload: bytes, headers: dict[str, str] | None, reply_to: str | None) -> PlainMessage:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
+
 from meshd import __version__
 from meshd.api import protocol
 from meshd.errors import MeshdError
@@ -13,6 +15,14 @@ GREETING = protocol.encode_hello(__version__)
 """What a client sends first."""
 
 _OURS = protocol.Hello(protocol.PROTOCOL_VERSION, __version__)
+
+
+@attrs.frozen
+class SendResult:
+    """A message's id, and the state it has reached."""
+
+    id: str
+    state: str
 
 
 class Session:

@@ -5,6 +5,7 @@ import os
 import pwd
 import socket
 import stat
+import time
 from collections.abc import Mapping
 
 from meshd.errors import MeshdError
@@ -49,6 +50,16 @@ def open_socket(
         else:
             return connection
     raise explain(tried, errors)
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """When ``timeout`` seconds from now are over."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def remaining_s(deadline: float | None) -> float | None:
+    """What to give a socket to wait; 0, which takes what is there already, once the deadline is over."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def explain(tried: tuple[str, ...], errors: list[OSError]) -> MeshdError:

@@ -13,7 +13,8 @@ from meshd.api.pacing import Window
 from meshd.client import delivery
 from meshd.client.connection import Connection
 from meshd.client.delivery import Batch, Spans, each, read_batch
-from meshd.client.sending import SendResult, Together, plain_message
+from meshd.client.sending import Together, plain_message
+from meshd.client.session import SendResult
 from meshd.errors import MeshdError
 
 _BUFFER_BYTES = 8 * 1024 * 1024

@@ -334,3 +334,17 @@ def test_fork_of_a_program_leaves_its_client_alone(tmp_path: Path) -> None:
             [sys.executable, "-c", program, daemon.path], capture_output=True, text=True, check=True, env={**os.environ}
         )
         assert done.stdout.split() == ["E_USAGE", "E_USAGE", "2"]
+
+
+def test_second_thread_is_refused_while_the_first_one_waits(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.path, timeout=10) as client, ThreadPoolExecutor() as threads:
+        waiting = threads.submit(client.send, "slow", b"")
+        daemon.until(lambda node: [r for r in node.seen if isinstance(r, requests.Submit)])
+        with pytest.raises(MeshdError) as caught:
+            client.call("status", timeout=5)
+        assert caught.value.code == "E_USAGE"
+        assert "thread" in caught.value.message
+        daemon.look(lambda node: [r.port.reply_nowait(r.id, requests.Result({"ids": ["a"], "state": "accepted"}))
+                                  for r in node.seen if isinstance(r, requests.Submit)])  # fmt: skip
+        assert waiting.result(10).id == "a"
+        client.call("status")  # one after the other they may
