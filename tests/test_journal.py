@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshd.journal import Journal, encode, entry, is_journal
+from tests.needs import require
 
 JOURNALD = Path("/usr/lib/systemd/systemd-journald")
 EVENT = {"event": "link up", "level": "info", "timestamp": "t", "component": "node", "peer": "attic", "rtt": 0.5}
@@ -134,7 +135,7 @@ cat /run/read; kill $journald; wait $journald
 @pytest.mark.system
 def test_a_real_journald_has_the_line_and_its_fields() -> None:
     if os.geteuid() != 0 or not JOURNALD.exists() or shutil.which("journalctl") is None:
-        pytest.skip("needs root and systemd-journald")
+        require("root and systemd-journald")
     shown = "MESSAGE,PRIORITY,MESHD_PEER,MESHD_CODE,MESHD_COMPONENT,MESHD_EVENT,MESHD_TOKEN"
     command = ["unshare", "-m", "--propagation", "private", "sh", "-c", RUN, "sh"]
     ended = subprocess.run(

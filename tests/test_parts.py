@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from meshd.client.blocking import Client
+from tests.needs import require
 from tests.test_daemon import CONFIG, START_SECONDS, Place, Running, check_refusal
 
 IN_A_NETWORK = """
@@ -108,7 +109,7 @@ def test_a_program_for_alerts_that_can_not_be_run(place: Place, command: str) ->
 )
 def test_a_network_without_multicast(place: Place, fault: str) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-Urn", "true"], check=False).returncode:
-        pytest.skip("no network namespaces here")
+        require("unshare -Urn")
     place.config.write_text(CONFIG.replace("mdns = false", "mdns = true"), encoding="utf-8")
     daemon = run_until(place, [], ["unshare", "-Urn", "sh", "-c", IN_A_NETWORK.format(fault=fault), "sh"])
     try:

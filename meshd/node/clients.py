@@ -188,9 +188,10 @@ class Clients:
             turn.load(ticket, ReadKey(*key))
 
     def _accept(self, request: Submit) -> None:
-        roster = self._parts.mesh.membership.require_roster()
-        self._parts.mesh.membership.check_not_removed()
-        if self._parts.mesh.membership.is_relay(self._parts.mesh.membership.me):
+        membership = self._parts.mesh.membership
+        roster = membership.require_roster()
+        membership.check_not_removed()
+        if membership.is_relay(membership.me):
             raise MeshdError(
                 "E_USAGE",
                 "This device is a relay: it passes mail on, and sends none itself.",

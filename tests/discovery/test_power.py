@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from meshd.discovery.power import is_on_battery, watch_power
+from tests.needs import require
 
 MAINS = {"type": "Mains", "online": "1"}
 UNPLUGGED = {"type": "Mains", "online": "0"}
@@ -56,7 +57,7 @@ def tell(text: bytes) -> None:
         try:
             kernel.sendto(text, (0, 1))
         except PermissionError:
-            pytest.skip("only root may speak for the kernel")
+            require("root, who alone may speak for the kernel")
 
 
 def test_a_change_is_told_once_and_other_events_are_not_looked_at(tmp_path: Path) -> None:

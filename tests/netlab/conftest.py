@@ -1,10 +1,11 @@
 """The ``lab`` fixture, and what the daemons wrote when a test fails."""
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 
 import pytest
+
+from tests.needs import require
 
 from .lab import Lab, missing
 
@@ -14,11 +15,7 @@ _LABS = pytest.StashKey[list[Lab]]()
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lab]]:
     """``lab(3)``: a laboratory of three hosts, gone after the test; arguments as of Lab."""
-    lacking = missing()
-    if lacking is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"a CI machine must be able to run this: {lacking}")
-        pytest.skip(lacking)
+    require(missing())
     labs = request.node.stash.setdefault(_LABS, [])
     with ExitStack() as stack:
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.needs import require
+
 from .lab import Host, Lab, eventually
 from .test_core import LINK_S, linked, mesh, peer
 
@@ -134,8 +136,7 @@ def test_a_wrong_clock_is_told_on_the_device_that_has_it(lab: Make) -> None:
 
 
 def test_a_full_disk(lab: Make) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounts a disk: needs root")
+    require(None if os.geteuid() == 0 else "root, to mount a disk")
     host = lab(1).hosts[0]
     state = host.directory / "state"
     state.mkdir(mode=0o700)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshd.errors import MeshdError
+from tests.needs import require
 
 from .lab import Host, Lab, eventually
 from .test_core import LINK_S, linked, mesh
@@ -63,8 +64,7 @@ def read(host: Host, count: int) -> list[int]:
 
 
 def test_mail_leaves_a_full_disk_and_comes_in_when_there_is_room(lab: Make) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounts a disk: needs root")
+    require(None if os.geteuid() == 0 else "root, to mount a disk")
     made = lab(2)
     with small_disk(made.hosts[0]) as disk:
         a, b = mesh(made)

@@ -14,6 +14,7 @@ from meshd.errors import MeshdError
 from meshd.store.database import CHECKED_WHOLE_BYTES, Database
 from meshd.store.ops import Committed, DeleteSpool, PutFact
 from meshd.store.schema import MIGRATIONS, migrate, version_of
+from tests.needs import require
 from tests.store.builders import put_inbox, put_spool
 
 ROOT = Path(__file__).parents[2]
@@ -222,7 +223,7 @@ print("reopened", database.snapshot().backlogs[0].rows == waiting)
 def test_a_full_disk_refuses_mail_and_lets_it_leave(tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-Urm", "true"], check=False, capture_output=True).returncode:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs unshare -Urm")
+        require("unshare -Urm")
     script = 'mount -t tmpfs -o size=80m tmpfs "$1" && head -c 20M /dev/zero > "$1/other" && exec "$2" -c "$3" "$1"'
     with run_program(unshare, "-Urm", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL) as filler:
         said = filler.communicate()[0].splitlines()

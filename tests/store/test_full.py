@@ -1,6 +1,5 @@
 """No room for another file: a start says so, and does without its reserve."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 
 from meshd.node.accepting import MIN_FREE_BYTES
 from meshd.store.database import MAKE_ROOM
+from tests.needs import require
 from tests.store.test_database import run_program
 
 STARTED = """
@@ -47,7 +47,7 @@ def unshared(script: str, *arguments: object) -> list[str]:
     """The command that runs a shell script with these arguments where it may mount."""
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-Urm", "true"], check=False, capture_output=True).returncode:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs unshare -Urm")
+        require("unshare -Urm")
     return [unshare, "-Urm", "sh", "-c", script, "sh", *map(str, arguments)]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import require
 from tests.system import machine
 from tests.system.machine import Machine
 
@@ -25,15 +26,6 @@ _STRIP = {
     "amd64": ("x86_64-linux-gnu-strip", "binutils-x86-64-linux-gnu"),
     "arm64": ("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu"),
 }
-
-
-def require(reason: str | None) -> None:
-    """Skip with ``reason``, if there is one; a CI machine must lack nothing, and fails."""
-    if reason is None:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"a CI machine must be able to run this: {reason}")
-    pytest.skip(reason)
 
 
 def require_programs(packages: Mapping[str, str]) -> None:
